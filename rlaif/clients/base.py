@@ -1,0 +1,56 @@
+"""The one protocol every model is behind, and how a model is named.
+
+A transport (openai, anthropic, vllm, local, scripted) is a `Client`; whatever wraps one (ledger, limits, retries,
+budget) is a `Client` too, so they compose and each can be tested alone.
+"""
+
+from typing import Any, Protocol, runtime_checkable
+
+from pydantic import Field
+
+from rlaif.hashing import digest
+from rlaif.types import ChatReply, ChatRequest, Row
+
+
+class Capabilities(Row):
+    """What is known of a model before asking it. None: only a request can tell."""
+
+    logprobs: bool | None = None
+    json_schema: bool | None = None
+
+
+class Identity(Row):
+    """Who answers: the part of a request's key that is not in the request."""
+
+    backend: str
+    model: str
+    base_url: str | None = None
+    extra: dict[str, Any] = Field(default_factory=dict)  # settings of the transport that change answers
+
+    def __str__(self) -> str:
+        return f"{self.backend}:{self.model}"
+
+
+@runtime_checkable
+class Client(Protocol):
+    """A model that answers.
+
+    ``complete`` raises TransientError (may work later), RequestError (this request never will) or ProviderError (none
+    will); it never invents a reply. It may be called many times at once.
+    """
+
+    @property
+    def identity(self) -> Identity: ...
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    async def complete(self, request: ChatRequest) -> ChatReply: ...
+
+    async def aclose(self) -> None: ...
+
+
+def request_key(identity: Identity, request: ChatRequest) -> str:
+    """The content key of a request: the same for two requests exactly when the same answer would serve both."""
+    content = request.model_dump(mode="json", exclude={"cache_prefix"})
+    return digest(identity.model_dump(mode="json"), content, length=40)

@@ -1,0 +1,56 @@
+"""The fake that ships: a model played by a Python function, so that users can test their own constitutions and judges.
+
+``scripted:MODULE:OBJECT`` names the function. It takes a ChatRequest and returns the reply's text, a whole ChatReply,
+or an awaitable of either; it may raise TransientError, RequestError or ProviderError as a real provider would.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable
+from importlib import import_module
+
+from rlaif.clients.base import Capabilities, Client, Identity
+from rlaif.config.models import ModelConfig
+from rlaif.errors import InputError
+from rlaif.types import ChatReply, ChatRequest, Usage
+
+Script = Callable[[ChatRequest], str | ChatReply | Awaitable[str | ChatReply]]
+
+
+class ScriptedClient:
+    """A Client that asks ``script`` and keeps every request in ``requests``."""
+
+    def __init__(self, script: Script, name: str = "scripted", capabilities: Capabilities | None = None) -> None:
+        self.identity = Identity(backend="scripted", model=name)
+        self.capabilities = capabilities or Capabilities()
+        self.requests: list[ChatRequest] = []
+        self._script = script
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        self.requests.append(request)
+        answer = self._script(request)
+        if inspect.isawaitable(answer):
+            answer = await answer
+        if isinstance(answer, ChatReply):
+            return answer
+        words = sum(len(m.content.split()) for m in request.messages)
+        usage = Usage(input_tokens=words, output_tokens=len(answer.split()))
+        return ChatReply(
+            text=answer, finish_reason="stop", usage=usage, model=self.identity.model, raw={"text": answer}
+        )
+
+    async def aclose(self) -> None:
+        return None
+
+
+def open_scripted(model: ModelConfig) -> Client:
+    """The function named by ``scripted:MODULE:OBJECT`` as a Client. Raises InputError when there is none."""
+    module_name, _, attribute = model.name.rpartition(":")
+    try:
+        script = getattr(import_module(module_name), attribute)
+    except ImportError as error:
+        raise InputError(f"{model.model}: cannot import {module_name} ({error}); is it on PYTHONPATH?") from None
+    except AttributeError:
+        raise InputError(f"{model.model}: the module {module_name} has no {attribute}.") from None
+    if not callable(script):
+        raise InputError(f"{model.model}: {attribute} is not a function that takes a ChatRequest.")
+    return ScriptedClient(script, model.name, Capabilities(logprobs=model.logprobs))

@@ -1,0 +1,68 @@
+"""How a config names a model: ``backend:name``, or a mapping that says more."""
+
+import difflib
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from rlaif.config.base import Config
+
+BACKENDS = ("openai", "anthropic", "vllm", "local", "scripted")
+
+
+class ModelConfig(Config):
+    """A model and how to reach it.
+
+    ``base_url``: any server that speaks the backend's protocol. ``api_key_env``: the environment variable that holds
+    the key (default: OPENAI_API_KEY or ANTHROPIC_API_KEY); the key itself appears in no file. ``timeout``: seconds from
+    the sending of a request. ``options``: passed to the backend as they are (see its module in rlaif/clients).
+    """
+
+    model: str
+    base_url: str | None = None
+    api_key_env: str | None = None
+    rpm: float | None = Field(None, gt=0)
+    tpm: float | None = Field(None, gt=0)
+    max_concurrency: int | None = Field(None, gt=0)
+    timeout: float = Field(600.0, gt=0)
+    logprobs: bool | None = None  # False: never ask this model for log-probs
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("model")
+    @classmethod
+    def _known_backend(cls, value: str) -> str:
+        backend, sep, name = value.partition(":")
+        if not sep or not name or backend not in BACKENDS:
+            near = difflib.get_close_matches(backend, BACKENDS, n=1)
+            hint = f" Did you mean '{near[0]}:{name or 'NAME'}'?" if near else ""
+            raise ValueError(
+                f"'{value}' is not a model; write BACKEND:NAME with one of {', '.join(BACKENDS)}"
+                f" (openai:gpt-4.1-mini, local:smollm2).{hint}"
+            )
+        if backend == "scripted" and not all(name.rpartition(":")[::2]):
+            raise ValueError(f"'{value}': write scripted:MODULE:OBJECT, such as scripted:my_tests.fakes:judge.")
+        return value
+
+    @model_validator(mode="after")
+    def _url_only_for_servers(self) -> "ModelConfig":
+        if self.base_url is not None:
+            if self.backend not in ("openai", "anthropic"):
+                raise ValueError(f"base_url is for openai: and anthropic: models, not for '{self.model}'.")
+            if not self.base_url.startswith(("http://", "https://")):
+                raise ValueError(f"base_url '{self.base_url}' must begin with http:// or https://.")
+        return self
+
+    @property
+    def backend(self) -> Literal["openai", "anthropic", "vllm", "local", "scripted"]:
+        return self.model.partition(":")[0]  # type: ignore[return-value]
+
+    @property
+    def name(self) -> str:
+        return self.model.partition(":")[2]
+
+
+def _from_string(value: Any) -> Any:
+    return {"model": value} if isinstance(value, str) else value
+
+
+ModelRef = Annotated[ModelConfig, BeforeValidator(_from_string)]

@@ -1,0 +1,276 @@
+"""The rows: what flows through a run, from a prompt to a preference pair.
+
+Every row is frozen and forbids unknown fields. A failure has a row type of its own (`Unjudged`, `Dropped`), so that a
+reader must handle it: no zero, NaN or default winner ever stands for "the judge failed". The only behaviour here is
+``swap()``, and ``x.swap().swap() == x``.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def _on_grid(p: float) -> float:
+    # Multiples of 2**-40: there 1 - p is exact, so swapping twice gives back the very same number.
+    return round(p * 2**40) / 2**40
+
+
+Probability = Annotated[float, Field(ge=0, le=1), AfterValidator(_on_grid)]
+
+
+class Row(BaseModel):
+    """Base of all rows: immutable, unknown fields are an error, floats must be finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+# ---------------------------------------------------------------------------------------------- chat with a model
+
+
+class Message(Row):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class ChatRequest(Row):
+    """One question to a model: everything that can change its answer.
+
+    ``top_logprobs``: how many alternatives to return for each token (None: no log-probs). ``max_tokens=1`` with
+    ``top_logprobs`` asks only for the probabilities of the next token, which a local model answers without sampling.
+    ``labels``: strings whose log-probs must be among them where the backend can name tokens.
+    ``sample_index`` tells apart repeated requests that should give different samples.
+    ``cache_prefix``: the first that many messages are the same for many requests (a hint for prompt caching;
+    it changes no answer and is not part of the request's key).
+    """
+
+    messages: tuple[Message, ...] = Field(min_length=1)
+    max_tokens: int = Field(gt=0)
+    temperature: float = Field(0.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    top_logprobs: int | None = Field(None, ge=1, le=20)
+    labels: tuple[str, ...] = ()
+    json_schema: dict[str, Any] | None = None
+    sample_index: int = 0
+    cache_prefix: int = Field(0, ge=0)
+
+
+class Usage(Row):
+    """Tokens, as the provider counted them. ``input_tokens`` is the whole input, cached parts included;
+    ``output_tokens`` includes ``reasoning_tokens``."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+class TokenLogprobs(Row):
+    """One generated token, its log-prob (natural log) and the most likely alternatives (token text, log-prob)."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...]
+
+
+FinishReason = Literal["stop", "length", "content_filter", "refusal", "tool_calls", "unknown"]
+
+
+class ChatReply(Row):
+    """What the model answered. Only ``finish_reason == "stop"`` may become data.
+
+    ``logprobs`` is None where the model gives none. ``raw`` is the provider's reply as JSON. ``downgrades`` names the
+    request's parameters that the model refused and that were left out ("temperature", "logprobs", ...).
+    """
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage = Usage()
+    model: str = ""
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    downgrades: tuple[str, ...] = ()
+    raw: dict[str, Any] = {}
+
+
+# -------------------------------------------------------------------------------------------- prompts and samples
+
+
+class Prompt(Row):
+    """``id`` is a hash of the messages and of what decides their right answer; ``metadata`` is carried along unread."""
+
+    id: str
+    messages: tuple[Message, ...] = Field(min_length=1)
+    reference: str | None = None
+    tests: Any = None
+    verifier: str | None = None
+    metadata: dict[str, Any] = {}
+
+
+class Completion(Row):
+    """One sample of the policy. ``request_key`` finds its request and raw reply in the ledger (None: made elsewhere).
+
+    A completion whose ``finish_reason`` is not "stop" is kept as a record and used for nothing.
+    """
+
+    id: str
+    prompt_id: str
+    index: int
+    text: str
+    model: str
+    finish_reason: FinishReason
+    revised_from: str | None = None
+    request_key: str | None = None
+
+
+# ------------------------------------------------------------------------------------------------- constitution
+
+
+class Check(Row):
+    """A property of one text that a program decides: exactly one of the fields is set (see rlaif.checks)."""
+
+    words: "Bounds | None" = None
+    sentences: "Bounds | None" = None
+    regex: str | None = None
+    contains: tuple[str, ...] | None = None
+    excludes: tuple[str, ...] | None = None
+    json_valid: Literal[True] | None = Field(None, alias="json")
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+
+class Bounds(Row):
+    min: int | None = Field(None, ge=0)
+    max: int | None = Field(None, ge=0)
+
+
+class Principle(Row):
+    """One rule of a constitution. ``compare`` asks which of two responses follows it better; ``critique`` and
+    ``revise`` are instructions about one response; ``check`` lets a program decide instead of a model."""
+
+    id: str
+    compare: str | None = None
+    critique: str | None = None
+    revise: str | None = None
+    check: Check | None = None
+    weight: float = Field(1.0, gt=0)
+    applies_to: dict[str, Any] = {}
+
+
+class Constitution(Row):
+    name: str
+    version: str
+    principles: tuple[Principle, ...] = Field(min_length=1)
+    description: str = ""
+    digest: str
+
+
+# -------------------------------------------------------------------------------------------------- judgements
+
+Order = Literal["ab", "ba"]
+Method = Literal["logprob", "text", "json", "vote", "likelihood", "check", "human"]
+UnjudgedReason = Literal["unparseable", "refused", "truncated", "provider_error"]
+
+
+class Verdict(Row):
+    """The judge's answer about completions a and b, whatever order they were shown in.
+
+    ``p_a`` is the probability that a is better (1, 0 or 0.5 where the method gives only a choice). ``label_mass`` is
+    the probability the judge gave to all labels together before they were renormalised (method "logprob" only).
+    """
+
+    kind: Literal["verdict"] = "verdict"
+    choice: Literal["a", "b", "tie"]
+    p_a: Probability
+    method: Method
+    label_mass: float | None = Field(None, ge=0, le=1)
+    rationale: str | None = None
+
+    def swap(self) -> "Verdict":
+        """The same verdict with a and b exchanged."""
+        other: dict[str, Literal["a", "b", "tie"]] = {"a": "b", "b": "a", "tie": "tie"}
+        return self.model_copy(update={"choice": other[self.choice], "p_a": 1.0 - self.p_a})
+
+
+class Unjudged(Row):
+    """The judge gave no verdict. Never a tie, never a number."""
+
+    kind: Literal["unjudged"] = "unjudged"
+    reason: UnjudgedReason
+    detail: str
+
+    def swap(self) -> "Unjudged":
+        return self
+
+
+Outcome = Annotated[Verdict | Unjudged, Field(discriminator="kind")]
+
+
+class Comparison(Row):
+    """Two completions of one prompt, to be compared."""
+
+    prompt: Prompt
+    a: Completion
+    b: Completion
+
+    def swap(self) -> "Comparison":
+        return Comparison(prompt=self.prompt, a=self.b, b=self.a)
+
+
+class Judgement(Row):
+    """One judge's look at one comparison in one order. ``order`` is what was shown first: "ab" or "ba" (None: a program
+    looked at both at once). ``outcome`` is about a and b themselves: it is un-swapped already.
+    ``request_keys`` find the requests and raw replies in the ledger."""
+
+    prompt_id: str
+    a: str
+    b: str
+    principles: tuple[str, ...] = Field(min_length=1)
+    judge: str
+    template: str
+    order: Order | None
+    outcome: Outcome
+    request_keys: tuple[str, ...] = ()
+
+
+# --------------------------------------------------------------------------------------------------------- pairs
+
+Source = Literal["judge", "verifier", "revision", "human"]
+DropReason = Literal[
+    "tie",  # the judge holds them equal
+    "order_disagreement",  # the judge prefers whichever is shown first (or second)
+    "unjudged",  # at least one verdict is missing
+    "identical",  # the two texts are the same: nothing was asked
+    "low_margin",  # decided, but by less than pairing.min_margin
+    "not_selected",  # judged, but the strategy takes another pair of this prompt
+    "bad_finish",  # a sample that was cut off, filtered or refused
+    "provider_error",  # a sample that the provider never gave
+    "too_few_samples",  # a prompt with fewer than two usable samples
+]
+
+
+class PreferencePair(Row):
+    """``prob_chosen``: probability that chosen is better, over orders, principles and judges; ``margin`` is
+    2 * prob_chosen - 1. ``evidence``: keys of the ledger's requests behind it."""
+
+    prompt_id: str
+    chosen: str
+    rejected: str
+    prob_chosen: float = Field(ge=0.5, le=1)
+    margin: float = Field(ge=0, le=1)
+    source: Source
+    principles: tuple[str, ...]
+    judge: str
+    evidence: tuple[str, ...] = ()
+
+
+class Dropped(Row):
+    """What did not become a pair, and why. ``a`` and ``b`` are completion ids: both for a comparison, only ``a`` for a
+    sample, none for a whole prompt."""
+
+    prompt_id: str
+    a: str | None = None
+    b: str | None = None
+    reason: DropReason
+    detail: str = ""
