@@ -151,13 +151,13 @@ def _written(data: Any, loc: list[str | int], part: str | int) -> bool:
     """Whether ``part`` of a pydantic location is a key of the document (union branches put type names between)."""
     place = data
     for step in loc:
-        if (isinstance(place, dict) and step in place) or (
-            isinstance(place, list) and isinstance(step, int) and step < len(place)
-        ):
+        if isinstance(place, dict) and step in place:
             place = place[step]
-        elif step == part:
-            return False
+        elif isinstance(place, list) and isinstance(step, int) and step < len(place):
+            place = place[step]
         else:
+            if step == part:
+                return False
             continue
         if step == part:
             return True
