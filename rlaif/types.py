@@ -5,9 +5,11 @@ reader must handle it: no zero, NaN or default winner ever stands for "the judge
 ``swap()``, and ``x.swap().swap() == x``.
 """
 
-from typing import Annotated, Any, Literal
+import math
+import re
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 def _on_grid(p: float) -> float:
@@ -127,43 +129,110 @@ class Completion(Row):
 # ------------------------------------------------------------------------------------------------- constitution
 
 
+def _filled(text: str) -> str:
+    if not text.strip():
+        raise ValueError("the text is empty; write one or remove the key")
+    return text.strip()
+
+
+def _identifier(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text):
+        return text
+    near = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")
+    example = f"; such as {near!r}" if near else ""
+    raise ValueError(f"{text!r} is no id: use letters, digits, '-', '_' and '.', a letter or digit first{example}")
+
+
+Text = Annotated[str, AfterValidator(_filled)]  # never blank; white space around it does not count
+Identifier = Annotated[str, AfterValidator(_identifier)]
+
+
+class Bounds(Row):
+    """An inclusive range of a count; at least one end is set."""
+
+    min: int | None = Field(None, ge=0, strict=True)
+    max: int | None = Field(None, ge=0, strict=True)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min is None and self.max is None:
+            raise ValueError("give min, max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}; nothing can satisfy both")
+        return self
+
+
 class Check(Row):
     """A property of one text that a program decides: exactly one of the fields is set (see rlaif.checks)."""
 
-    words: "Bounds | None" = None
-    sentences: "Bounds | None" = None
-    regex: str | None = None
-    contains: tuple[str, ...] | None = None
-    excludes: tuple[str, ...] | None = None
+    words: Bounds | None = None
+    sentences: Bounds | None = None
+    regex: str | None = Field(None, min_length=1)
+    contains: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(None, min_length=1)
+    excludes: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(None, min_length=1)
     json_valid: Literal[True] | None = Field(None, alias="json")
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
-
-class Bounds(Row):
-    min: int | None = Field(None, ge=0)
-    max: int | None = Field(None, ge=0)
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [key for key, value in self.model_dump().items() if value is not None]
+        if len(given) != 1:
+            found = f"found {' and '.join(given)}; write a principle for each" if given else "found none"
+            raise ValueError(f"a check has exactly one of words, sentences, regex, contains, excludes, json ({found})")
+        return self
 
 
 class Principle(Row):
     """One rule of a constitution. ``compare`` asks which of two responses follows it better; ``critique`` and
-    ``revise`` are instructions about one response; ``check`` lets a program decide instead of a model."""
+    ``revise`` are instructions about one response; ``check`` lets a program decide instead of a model.
+    ``applies_to``: metadata keys of a prompt and the value, or list of values, that each must have."""
 
-    id: str
-    compare: str | None = None
-    critique: str | None = None
-    revise: str | None = None
+    id: Identifier
+    compare: Text | None = None
+    critique: Text | None = None
+    revise: Text | None = None
     check: Check | None = None
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(1.0, gt=0, strict=True)
     applies_to: dict[str, Any] = {}
+
+    @field_validator("applies_to")
+    @classmethod
+    def _plain_values(cls, wanted: dict[str, Any]) -> dict[str, Any]:
+        for key, value in wanted.items():
+            values = value if isinstance(value, list | tuple) else [value]
+            if not values or not all(_is_scalar(v) for v in values):
+                raise ValueError(f"{key!r} needs a text, a number, true, false or a list of these (found {value!r})")
+        return wanted
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not (self.compare or self.critique or self.revise or self.check):
+            raise ValueError("a principle needs at least one of compare, check, critique, revise")
+        return self
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 class Constitution(Row):
-    name: str
-    version: str
+    """``digest``: content hash of the principles (see rlaif.constitution). Ids are unique."""
+
+    name: Text
+    version: Text
     principles: tuple[Principle, ...] = Field(min_length=1)
     description: str = ""
     digest: str
+
+    @field_validator("principles")
+    @classmethod
+    def _unique_ids(cls, principles: tuple[Principle, ...]) -> tuple[Principle, ...]:
+        ids = [p.id for p in principles]
+        twice = sorted({i for i in ids if ids.count(i) > 1})
+        if twice:
+            raise ValueError(f"the id {twice[0]!r} is given to more than one principle")
+        return principles
 
 
 # -------------------------------------------------------------------------------------------------- judgements
