@@ -336,7 +336,7 @@ class PreferencePair(Row):
 
 class Dropped(Row):
     """What did not become a pair, and why. ``a`` and ``b`` are completion ids: both for a comparison, only ``a`` for a
-    sample, none for a whole prompt."""
+    sample, neither for a sample that was never given ("provider_error") or a whole prompt ("too_few_samples")."""
 
     prompt_id: str
     a: str | None = None

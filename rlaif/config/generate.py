@@ -1,0 +1,96 @@
+"""The config of a generate run. Every default is a setting to start from; comments say what the choice costs."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from rlaif.config.base import Config
+from rlaif.config.models import ModelRef
+
+
+class PolicyConfig(Config):
+    """Who writes the completions: ``model`` samples ``n`` of each prompt, or ``completions`` names a file of samples
+    made elsewhere (rows ``prompt``, ``completions: [..]``)."""
+
+    model: ModelRef | None = None
+    completions: Path | None = None
+    n: int = Field(4, ge=2, le=64)
+    temperature: float = Field(0.8, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(1024, gt=0)  # a sample that is cut off here is never used
+    system: str | None = None  # a system message before every prompt that has none
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "PolicyConfig":
+        if (self.model is None) == (self.completions is None):
+            raise ValueError("give either 'model' (who samples) or 'completions' (a file of samples), not both or none")
+        if self.model is not None and self.temperature == 0:
+            raise ValueError("temperature 0 gives n equal samples and no pairs; use 0.7 to 1.0")
+        return self
+
+
+class JudgeConfig(Config):
+    """How two completions are compared.
+
+    ``orders``: "both" shows each pair twice, exchanged, and averages (a position preference cancels); "one" shows it
+    once in an order drawn by hash, at half the price. ``labels``: "logprob" reads the probabilities of the labels,
+    "text" reads a written label, "json" a JSON object; "auto" takes "logprob" where the model gives log-probs, else
+    "text". ``rationale``: reasons before the verdict. ``principles``: one drawn for each comparison ("sample"), all in
+    one question ("all"), or one question for each ("each"). ``comparisons``: every pair of a prompt's completions
+    ("all"), or each completion in one pair ("disjoint": n/2 comparisons).
+    """
+
+    type: Literal["pairwise"] = "pairwise"
+    models: list[ModelRef] = Field(min_length=1)
+    orders: Literal["both", "one"] = "both"
+    labels: Literal["auto", "logprob", "text", "json"] = "auto"
+    rationale: bool = False
+    principles: Literal["sample", "all", "each"] = "sample"
+    comparisons: Literal["all", "disjoint"] = "all"
+    ties: bool = False  # offer "neither is better" as an answer
+    template: str = "pairwise"
+    temperature: float = Field(0.0, ge=0)
+    max_tokens: int = Field(512, gt=0)  # of a written answer; reasoning models need more
+    min_label_mass: float = Field(0.05, ge=0, le=1)  # labels less likely than this together: Unjudged
+
+
+class PairingConfig(Config):
+    """Which judged comparisons become preference pairs.
+
+    "best_worst": for each prompt the comparison whose completions are furthest apart; "all": every decided comparison;
+    "margin": for each prompt the comparison whose margin is nearest to ``margin``. A comparison decided by less than
+    ``min_margin`` (margin = 2 * probability - 1) is dropped. ``require_agreement``: drop a comparison when a judge's
+    two orders choose differently, even if the mean of their probabilities decides.
+    """
+
+    strategy: Literal["best_worst", "all", "margin"] = "best_worst"
+    min_margin: float = Field(0.0, ge=0, lt=1)
+    margin: float = Field(0.5, gt=0, le=1)
+    require_agreement: bool = False
+
+
+class GenerateConfig(Config):
+    """A generate run: prompts and a constitution in, preference data in the run folder ``out``."""
+
+    prompts: str | None = None  # a file, or hf:owner/name; not needed with policy.completions
+    constitution: str
+    policy: PolicyConfig
+    judge: JudgeConfig
+    pairing: PairingConfig = PairingConfig()
+    seed: int = 0
+    out: Path
+    max_unjudged: float = Field(0.1, ge=0, le=1)  # a larger share of missing verdicts ends the run with exit code 3
+    prompts_in_flight: int = Field(64, gt=0)  # prompts worked on at once; memory grows with this, not with the file
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "GenerateConfig":
+        if (self.prompts is None) == (self.policy.completions is None):
+            raise ValueError(
+                "give either 'prompts' (to sample from) or 'policy.completions' (samples with their prompts)"
+            )
+        if self.pairing.strategy == "best_worst" and self.judge.comparisons == "disjoint":
+            raise ValueError(
+                "pairing.strategy best_worst needs judge.comparisons: all; with disjoint comparisons use strategy: all"
+            )
+        return self

@@ -1,0 +1,176 @@
+"""Judgements -> preference pairs. Pure: data in, data out, and the sums add up.
+
+Every comparison planned ends as exactly one PreferencePair or one Dropped.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from rlaif.config.generate import PairingConfig
+from rlaif.types import (
+    Comparison,
+    Completion,
+    Dropped,
+    DropReason,
+    Judgement,
+    PreferencePair,
+    Prompt,
+    Unjudged,
+    Verdict,
+)
+
+_EPSILON = 1e-9
+
+
+def plan_comparisons(
+    prompt: Prompt, completions: Sequence[Completion], *, disjoint: bool = False
+) -> tuple[list[Comparison], list[Dropped]]:
+    """The comparisons to judge among a prompt's completions, and those dropped unjudged because the texts are equal.
+
+    ``disjoint``: 1 with 2, 3 with 4, ...; otherwise every pair. With fewer than two completions the prompt itself is
+    dropped."""
+    if len(completions) < 2:
+        return [], [
+            Dropped(prompt_id=prompt.id, reason="too_few_samples", detail=f"{len(completions)} usable, 2 are needed")
+        ]
+    n = len(completions)
+    places = (
+        [(i, i + 1) for i in range(0, n - 1, 2)] if disjoint else [(i, j) for i in range(n) for j in range(i + 1, n)]
+    )
+    comparisons, dropped = [], []
+    for i, j in places:
+        a, b = completions[i], completions[j]
+        if a.text.strip() == b.text.strip():
+            dropped.append(Dropped(prompt_id=prompt.id, a=a.id, b=b.id, reason="identical"))
+        else:
+            comparisons.append(Comparison(prompt=prompt, a=a, b=b))
+    return comparisons, dropped
+
+
+class Decision(NamedTuple):
+    """What all judgements of one comparison say together: the probability that a is better."""
+
+    a: str
+    b: str
+    p_a: float
+    opposed: bool  # some judge chose differently in its two orders
+    principles: tuple[str, ...]
+    judge: str
+    evidence: tuple[str, ...]
+
+    @property
+    def margin(self) -> float:
+        return abs(2 * self.p_a - 1)
+
+
+def decide(comparison: Comparison, judgements: Sequence[Judgement], weights: Mapping[str, float]) -> Decision | Dropped:
+    """The weighted mean over questions and judges of the mean over orders.
+
+    A question is the set of principles judged at once; its weight is the sum of their ``weights`` (by principle id).
+    One missing verdict leaves the whole comparison undecided: a mean over what happened to succeed is a different
+    measure for each row.
+    """
+    ids = comparison.prompt.id, comparison.a.id, comparison.b.id
+    if not judgements:
+        return _drop(ids, "unjudged", "no principle applies to this prompt")
+    if missing := [j.outcome for j in judgements if isinstance(j.outcome, Unjudged)]:
+        return _drop(ids, "unjudged", f"{missing[0].reason}: {missing[0].detail}")
+    questions: dict[tuple[str, tuple[str, ...]], list[Verdict]] = {}
+    for j in judgements:
+        assert isinstance(j.outcome, Verdict)
+        questions.setdefault((j.judge, j.principles), []).append(j.outcome)
+    weight = {q: sum(weights[p] for p in q[1]) for q in questions}
+    p_a = sum(weight[q] * sum(v.p_a for v in vs) / len(vs) for q, vs in questions.items()) / sum(weight.values())
+    return Decision(
+        comparison.a.id,
+        comparison.b.id,
+        min(max(p_a, 0.0), 1.0),
+        any({"a", "b"} <= {v.choice for v in vs} for vs in questions.values()),
+        tuple(dict.fromkeys(p for j in judgements for p in j.principles)),
+        ", ".join(dict.fromkeys(j.judge for j in judgements)),
+        tuple(dict.fromkeys(key for j in judgements for key in j.request_keys)),
+    )
+
+
+def pair(
+    comparisons: Sequence[Comparison],
+    judgements: Sequence[Judgement],
+    weights: Mapping[str, float],
+    config: PairingConfig,
+) -> tuple[list[PreferencePair], list[Dropped]]:
+    """The preference pairs of one prompt's comparisons: len(pairs) + len(dropped) == len(comparisons)."""
+    by_comparison: dict[tuple[str, str], list[Judgement]] = {(c.a.id, c.b.id): [] for c in comparisons}
+    for j in judgements:
+        by_comparison[j.a, j.b].append(j)
+    decided, dropped = [], []
+    for c in comparisons:
+        decision = decide(c, by_comparison[c.a.id, c.b.id], weights)
+        if isinstance(decision, Dropped):
+            dropped.append(decision)
+        else:
+            decided.append((c, decision))
+    wins = _wins([d for _, d in decided])
+    eligible: list[tuple[Comparison, Decision]] = []
+    for c, d in decided:
+        if (reason := _undecided(d, config)) is None:
+            eligible.append((c, d))
+        else:
+            dropped.append(_drop((c.prompt.id, d.a, d.b), reason, f"probability that a is better: {d.p_a:.4f}"))
+    chosen = _select(eligible, wins, config)
+    for c, d in eligible:
+        if d not in chosen:
+            dropped.append(_drop((c.prompt.id, d.a, d.b), "not_selected", f"strategy {config.strategy}"))
+    return [_pair(c, d) for c, d in eligible if d in chosen], dropped
+
+
+def _undecided(d: Decision, config: PairingConfig) -> DropReason | None:
+    if config.require_agreement and d.opposed:
+        return "order_disagreement"
+    if d.margin <= _EPSILON:
+        return "order_disagreement" if d.opposed else "tie"
+    return "low_margin" if d.margin < config.min_margin else None
+
+
+def _wins(decisions: Sequence[Decision]) -> dict[str, float]:
+    """For each completion the mean probability of winning, over the comparisons it was in."""
+    chances: dict[str, list[float]] = {}
+    for d in decisions:
+        chances.setdefault(d.a, []).append(d.p_a)
+        chances.setdefault(d.b, []).append(1 - d.p_a)
+    return {id_: sum(ps) / len(ps) for id_, ps in chances.items()}
+
+
+def _select(
+    eligible: Sequence[tuple[Comparison, Decision]], wins: Mapping[str, float], config: PairingConfig
+) -> list[Decision]:
+    decisions = [d for _, d in eligible]
+    if config.strategy == "all" or not decisions:
+        return decisions
+    if config.strategy == "margin":
+        return [min(decisions, key=lambda d: (abs(d.margin - config.margin), d.a, d.b))]
+
+    def gap(d: Decision) -> tuple[float, float, str, str]:
+        lead = wins[d.a] - wins[d.b]
+        return (lead if d.p_a > 0.5 else -lead, d.margin, d.a, d.b)
+
+    return [max(decisions, key=gap)]
+
+
+def _pair(c: Comparison, d: Decision) -> PreferencePair:
+    chosen, rejected = (d.a, d.b) if d.p_a > 0.5 else (d.b, d.a)
+    p = max(d.p_a, 1 - d.p_a)
+    return PreferencePair(
+        prompt_id=c.prompt.id,
+        chosen=chosen,
+        rejected=rejected,
+        prob_chosen=round(p, 9),
+        margin=round(2 * p - 1, 9),
+        source="judge",
+        principles=d.principles,
+        judge=d.judge,
+        evidence=d.evidence,
+    )
+
+
+def _drop(ids: tuple[str, str, str], reason: DropReason, detail: str = "") -> Dropped:
+    return Dropped(prompt_id=ids[0], a=ids[1], b=ids[2], reason=reason, detail=detail)

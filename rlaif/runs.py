@@ -1,0 +1,133 @@
+"""The run folder: what a generate run leaves, and how it is written so that a crash leaves nothing half done."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+import yaml
+from pydantic import BaseModel
+
+from rlaif.dataset import json_line
+from rlaif.errors import InputError, ProviderError
+
+CONFIG, MANIFEST, LEDGER, REPORT = "config.yaml", "manifest.json", "ledger.sqlite", "report.html"
+ROWS = ("completions", "judgements", "pairs", "dropped", "rewards")
+
+# What may change between two runs into one folder: it is computed anew from the ledger, or sends only what is new.
+# Any other difference means another experiment, which gets another folder.
+MAY_CHANGE = ("pairing", "max_unjudged", "prompts_in_flight", "judge.min_label_mass", "out")
+
+
+def open_run(out: Path, config: BaseModel, *, fresh: bool = False) -> None:
+    """Make ``out`` the folder of this config, or find that it is already. Raises InputError naming the keys that differ
+    from the config the folder was made with; ``fresh`` removes what the earlier run left."""
+    resolved = config.model_dump(mode="json")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; give a folder for the run.")
+    known = out / CONFIG
+    if known.exists() and fresh:
+        _remove_run(out)
+    if known.exists():
+        old = yaml.safe_load(known.read_text(encoding="utf-8"))
+        differing = [k for k in _differences(old, resolved) if not k.startswith(MAY_CHANGE)]
+        if differing:
+            raise InputError(
+                f"{out}: this folder belongs to a run with another config (different: {', '.join(differing)});"
+                " give another folder with --out, or start over here with --fresh."
+            )
+    elif out.is_dir() and any(out.iterdir()):
+        raise InputError(f"{out}: this folder is not empty and is no run folder; give another with --out.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(known, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written to ({error.strerror}).") from None
+
+
+def _remove_run(out: Path) -> None:
+    names = [CONFIG, MANIFEST, REPORT, *(f"{name}.jsonl" for name in ROWS), *(p.name for p in out.glob(f"{LEDGER}*"))]
+    for name in names:
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / "data", ignore_errors=True)
+
+
+def _differences(old: Any, new: Any, at: str = "") -> list[str]:
+    """Dotted keys whose values differ."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [] if old == new else [at]
+    found = []
+    for key in [*new, *(k for k in old if k not in new)]:
+        found += _differences(old.get(key), new.get(key), f"{at}.{key}" if at else key)
+    return found
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file under a temporary name, then rename it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_manifest(out: Path, manifest: Mapping[str, Any]) -> None:
+    write_text(out / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+
+
+class RowFiles:
+    """The row files of a run, written to temporary names; they appear under their own names only when all is done.
+
+    Used as a context manager: leaving it normally renames them, leaving it by an exception removes them.
+    """
+
+    def __init__(self, out: Path, names: tuple[str, ...]) -> None:
+        self.out = out
+        self._files: dict[str, TextIO] = {}
+        self._names = names
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "RowFiles":
+        for name in self._names:
+            file = self.temporary(name).open("w", encoding="utf-8", newline="\n")
+            self._files[name] = self._stack.enter_context(file)
+        return self
+
+    def temporary(self, name: str) -> Path:
+        return self.out / f".{name}.jsonl.tmp"
+
+    def write(self, name: str, row: BaseModel | Mapping[str, Any]) -> None:
+        value = row.model_dump(mode="json") if isinstance(row, BaseModel) else row
+        try:
+            self._files[name].write(json_line(value))
+        except OSError as error:
+            raise disk_error(self.out, error) from None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                for file in self._files.values():
+                    file.flush()
+                    os.fsync(file.fileno())
+            self._stack.close()
+            for name in self._names:
+                if kind is None:
+                    self.temporary(name).replace(self.out / f"{name}.jsonl")
+                else:
+                    self.temporary(name).unlink(missing_ok=True)
+        except OSError as failed:
+            if kind is None:
+                raise disk_error(self.out, failed) from None
+
+
+def disk_error(out: Path, error: OSError) -> ProviderError:
+    return ProviderError(
+        f"{out}: cannot be written ({error.strerror}); every reply so far is in the ledger: make room and run again."
+    )
