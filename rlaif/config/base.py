@@ -137,10 +137,8 @@ class _Builder:
 
     def scalar(self, node: yaml.Node) -> Any:
         if not isinstance(node, yaml.ScalarNode):
-            raise self.error(
-                node,
-                f"{node.tag.replace('tag:yaml.org,2002:', '!!')} is not supported here; write text, a number, true or false",
-            )
+            tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+            raise self.error(node, f"{tag} is not supported here; write text, a number, true or false")
         try:
             value = self.loader.construct_object(node)
         except yaml.MarkedYAMLError as error:
