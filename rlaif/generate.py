@@ -1,8 +1,8 @@
-"""A generate run: prompts -> completions -> judgements -> pairs, in one run folder. The one module that knows every stage.
+"""A generate run: prompts -> completions -> judgements -> pairs, in one run folder. Knows every stage.
 
-Prompts stream through: each is sampled, judged and paired on its own, at most ``prompts_in_flight`` at once, and written
-in the file's order. The ledger is the only durable state; everything else is computed from (config, prompts, ledger), so
-running again goes on where a run stopped, and sends nothing that was answered before.
+Prompts stream through: each is sampled, judged and paired on its own, at most ``prompts_in_flight`` at once, and
+written in the file's order. The ledger is the only durable state; everything else is computed from (config, prompts,
+ledger), so running again goes on where a run stopped, and sends nothing that was answered before.
 """
 
 import asyncio
@@ -314,7 +314,7 @@ async def ordered(
     feeder = asyncio.create_task(feed())
     try:
         while (task := await waiting.get()) is not None:
-            await asyncio.wait({task, failed}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([task, failed], return_when=asyncio.FIRST_COMPLETED)
             if failed.done():
                 failed.result()
             yield task.result()

@@ -20,7 +20,7 @@ from rlaif.types import Message
 
 _BLOCKS = ("system", "user")
 _INVISIBLE = "[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]*"
-_FENCES = ("conversation", "response", "user", "assistant")
+_FENCES = ("turn_", "response")  # <turn_user>, <turn_assistant>, <response_X>, ...
 _OPENERS = "<＜﹤‹⟨〈"
 
 # What could end a fence of ours or a turn of the chat: the "<" before one of our tags (even spelt with invisible

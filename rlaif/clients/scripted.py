@@ -1,7 +1,8 @@
 """The fake that ships: a model played by a Python function, so that users can test their own constitutions and judges.
 
-``scripted:MODULE:OBJECT`` names the function. It takes a ChatRequest and returns the reply's text, a whole ChatReply,
-or an awaitable of either; it may raise TransientError, RequestError or ProviderError as a real provider would.
+``scripted:MODULE:OBJECT`` names the function. It takes a ChatRequest and returns the reply's text, a whole ChatReply, or
+an awaitable of either; it may raise TransientError, RequestError or ProviderError as a real provider would. A function
+that gives log-probs is named in the config's long form, with ``logprobs: true``.
 """
 
 import inspect
@@ -53,4 +54,4 @@ def open_scripted(model: ModelConfig) -> Client:
         raise InputError(f"{model.model}: the module {module_name} has no {attribute}.") from None
     if not callable(script):
         raise InputError(f"{model.model}: {attribute} is not a function that takes a ChatRequest.")
-    return ScriptedClient(script, model.name, Capabilities(logprobs=model.logprobs))
+    return ScriptedClient(script, model.name, Capabilities(logprobs=bool(model.logprobs)))

@@ -1,0 +1,1 @@
+"""Was it worth it? Comparisons of a model before and after tuning."""

@@ -6,7 +6,7 @@
     json form        reply = one JSON object with "verdict": a label, and perhaps "rationale": text; no other key
 
     label            one of the offered labels, in its exact spelling; around it only white space, emphasis (* _ `),
-                     quotes, brackets, one full stop after it, or "Response" / "Verdict:" before it
+                     quotes, round or square brackets, one full stop after it, "Response" or "Verdict:" before it
 
 Nothing else is a verdict. There is no search for a label somewhere in the text: a reply that must be guessed at is a
 wrong label waiting to be trained on. Only a reply that ended normally is read at all.
@@ -53,9 +53,11 @@ class Probabilities(NamedTuple):
     mass: float
 
 
-_EDGE = r"[\s*_`\"'“”‘’()\[\]{}]*"
-_LABEL = re.compile(rf"{_EDGE}(?:(?:[Vv]erdict{_EDGE}:|[Rr]esponse){_EDGE})?(?P<label>\w+){_EDGE}\.?{_EDGE}")
-_VERDICT_LINE = re.compile(rf"{_EDGE}[Vv]erdict{_EDGE}:{_EDGE}(?:[Rr]esponse{_EDGE})?(?P<label>\w+){_EDGE}\.?{_EDGE}")
+_EDGE = r"[\s*_`\"'“”‘’()\[\]]*"
+_BOLD = r"[\s*_]*"
+_NAMED = rf"{_EDGE}(?:[Rr]esponse\s+)?{_EDGE}(?P<label>\w+){_EDGE}\.?{_EDGE}"
+_VERDICT_LINE = re.compile(rf"{_BOLD}[Vv]erdict{_BOLD}:{_NAMED}")
+_LABEL = re.compile(rf"(?:{_BOLD}[Vv]erdict{_BOLD}:)?{_NAMED}")
 _REFUSAL = re.compile(
     r"\W*(?:i['’]?m\s+(?:very\s+)?sorry|sorry|i\s+(?:can(?:no|['’])t|cannot|won['’]t|will\s+not|am\s+(?:not\s+able|unable))"
     r"|i['’]?m\s+(?:not\s+able|unable)|as\s+an\s+ai\b)",
