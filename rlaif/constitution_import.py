@@ -256,7 +256,9 @@ def _render(path: Path, chosen: Format, entries: list[_Entry], notes: list[str],
 
 
 def _dump(value: Any) -> str:
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110)
+    # Unescaped, these line separators would come back as spaces.
+    plain = not re.search("[\x85\u2028\u2029]", json.dumps(value, ensure_ascii=False))
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=plain, width=110)
 
 
 def _unique(ids: list[str]) -> list[str]:

@@ -95,9 +95,7 @@ class _Builder:
         self.loader = yaml.SafeLoader("")
 
     def build(self, node: yaml.Node, at: Path_) -> Any:
-        self.nodes += 1
-        if len(at) > _MAX_DEPTH or self.nodes > _MAX_NODES:
-            raise self.error(node, "nested too deeply or too large; does an anchor (&) contain itself?")
+        self.count(node, at)
         self.lines.setdefault(at, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode) and node.tag == _MAP:
             return self.mapping(node, at)
@@ -111,7 +109,7 @@ class _Builder:
         for key_node, value_node in node.value:
             if key_node.tag == _MERGE:
                 # `<<: *anchor`: what is merged yields to the mapping's own keys, the first merged to the next.
-                merged = self.merge(value_node, at) | merged
+                merged = self.merge(key_node, value_node, at) | merged
         result: dict[str, Any] = {}
         for key_node, value_node in own:
             key, line = self.scalar(key_node), key_node.start_mark.line + 1
@@ -123,15 +121,13 @@ class _Builder:
             result[key] = self.build(value_node, (*at, key))
         return merged | result
 
-    def merge(self, node: yaml.Node, at: Path_) -> dict[str, Any]:
+    def merge(self, key: yaml.Node, node: yaml.Node, at: Path_) -> dict[str, Any]:
         parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
         result: dict[str, Any] = {}
         for part in parts:
             if not isinstance(part, yaml.MappingNode):
-                raise self.error(node, "`<<` needs an anchored mapping, or a list of them")
-            if len(at) > _MAX_DEPTH or self.nodes > _MAX_NODES:
-                raise self.error(node, "nested too deeply or too large; does an anchor (&) contain itself?")
-            self.nodes += 1
+                raise self.error(key, "`<<` needs an anchored mapping, or a list of them")
+            self.count(key, at)
             result = self.mapping(part, at) | result
         return result
 
@@ -148,6 +144,11 @@ class _Builder:
         if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
             raise self.error(node, "not a valid value: half of a surrogate pair is no character")
         return value
+
+    def count(self, node: yaml.Node, at: Path_) -> None:
+        self.nodes += 1
+        if len(at) > _MAX_DEPTH or self.nodes > _MAX_NODES:
+            raise self.error(node, "nested too deeply or too large; does an anchor (&) contain itself?")
 
     def error(self, node: yaml.Node, message: str) -> InputError:
         return InputError(f"{self.name}:{node.start_mark.line + 1}: {message}{'' if message.endswith('?') else '.'}")
@@ -221,7 +222,7 @@ def _sentence(model: type[BaseModel], document: Document, e: ErrorDetails, hints
     message = _PLAIN.get(e["type"]) or e["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     message = message.replace("Input should", "must")
     if e["type"] == "model_type" and (known := _fields_at(model, e["loc"])):
-        message = f"expected keys and values (known keys: {', '.join(known)})"
+        message = f"expected keys and values ({', '.join(known)})"
     shown = "" if isinstance(e["input"], dict | list) or e["type"] == "value_error" else _found(e)
     end = "" if message.endswith((".", "?")) and not shown else "."
     return f"{where}: {dotted + ': ' if dotted else ''}{message}{shown}{end}"
