@@ -4,7 +4,9 @@ Layer: beside `rlaif.clients`; `rlaif.clients.local` and `rlaif.training` use it
 transformers until a conversion is needed.
 """
 
+import contextlib
 import ctypes
+import hashlib
 import importlib.metadata
 import importlib.util
 import os
@@ -62,6 +64,31 @@ def resolve_model(name: str) -> str:
     return name
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a model folder that hold its weights, whole models and adapters alike."""
+    return sorted(
+        {p for pattern in ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin") for p in folder.glob(pattern)}
+    )
+
+
+def weights_digest(folder: Path) -> str:
+    """Names a model folder by its content, in milliseconds: 1,024 evenly spaced 4 kB blocks of each weight file, and
+    config and tokenizer files whole. Training moves nearly every weight, so a retrained model gets another digest and a
+    copied one keeps it; an edit of a few single weights by hand could go unseen."""
+    seen = hashlib.sha256()
+    for pattern in ("*config.json", "tokenizer*", "vocab*", "merges*", "chat_template*"):
+        for file in sorted(folder.glob(pattern)):
+            seen.update(file.name.encode() + file.read_bytes())
+    for file in weight_files(folder):
+        size = file.stat().st_size
+        seen.update(f"{file.name} {size}".encode())
+        with file.open("rb") as content:
+            for block in range(1024):
+                content.seek(max(0, size - 4096) * block // 1023)
+                seen.update(content.read(4096))
+    return seen.hexdigest()[:16]
+
+
 def keep_buffers() -> bool:
     """Let this process keep large freed buffers instead of returning them to the kernel; True where that was set.
 
@@ -117,8 +144,9 @@ def _in_one_piece(source: Path, folder: Path) -> None:
 def _sweep(root: Path) -> None:
     # What a killed conversion left; no living one is an hour old.
     for part in root.glob("*.part-*"):
-        if part.stat().st_mtime < time.time() - 3600:
-            shutil.rmtree(part, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # its owner renamed it meanwhile
+            if part.stat().st_mtime < time.time() - 3600:
+                shutil.rmtree(part, ignore_errors=True)
 
 
 def _convert(source: Path, target: Path) -> None:
