@@ -5,9 +5,9 @@ that of two texts that both fail the nearer one is preferred. Everything here is
 
 What is counted
 ---------------
-* **A word** is a run without white space that holds a letter or a digit ("don't", "state-of-the-art", "3.5" and a URL are
-  one word each; a lone dash or emoji is none). Han, Hiragana and Katakana are written without spaces: there each letter
-  counts as one word. Thai, Lao and Khmer have neither: a run counts as one.
+* **A word** is a run without white space that holds a letter or a digit ("don't", "state-of-the-art", "3.5" and a URL
+  are one word each; a lone dash or emoji is none). Han, Hiragana and Katakana are written without spaces: there each
+  letter counts as one word. Thai, Lao and Khmer have neither spaces nor such letters: a run counts as one.
 * **A sentence** ends at ". ! ? …" before white space, at their full-width, Arabic and Devanagari kin anywhere, at an
   empty line, and before a line that is a list item, heading or quote. A full stop does not end one before a small
   letter ("e.g. this") nor after a title or an initial ("Dr. Smith", "J. Smith"). A piece without a letter ("1.") is no
@@ -40,7 +40,7 @@ _SENTENCE_END = re.compile(
     """,
     re.VERBOSE,
 )
-_TITLE = re.compile(r"(?:^|[\s(\"“])(?:[^\W\d_]|Dr|Mr|Mrs|Ms|Prof|St|Sr|Jr|vs|No|Fig|approx|e\.g|i\.e|cf)\.$")
+_TITLE = re.compile(r"(?:^|[\s(\"“])([^\W\d_]|Dr|Mr|Mrs|Ms|Prof|St|Sr|Jr|vs|No|Fig|approx|e\.g|i\.e|cf)\.$")
 _FOLLOWING = re.compile(r"[^\S\n]*+\n?[^\S\n]*+(\w)")  # the first letter of what may be the next sentence
 
 
@@ -74,7 +74,10 @@ def _is_no_end(text: str, end: re.Match[str]) -> bool:
     if following and following[1].islower():
         return True
     title = _TITLE.search(text[max(0, end.end() - 12) : end.end()])
-    return title is not None and following is not None and title[0].strip() != "I."
+    if title is None or following is None:
+        return False
+    initial = len(title[1]) == 1
+    return not initial or (title[1].isupper() and title[1] != "I")
 
 
 def _has_alnum(text: str) -> bool:
