@@ -1,0 +1,19 @@
+"""Fixtures of several test files. Imports nothing heavy: it is also read inside the environment that holds vLLM."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers.vllm_server import VLLMServer, serve, vllm_venv
+
+
+@pytest.fixture(scope="session")
+def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLMServer]:
+    """A real vLLM server with the embedded model, started once (about a minute)."""
+    venv = vllm_venv()
+    if venv is None:
+        pytest.skip("no vLLM environment: make .venv-vllm, or name one with RLAIF_VLLM_VENV")
+    from rlaif.embedded import embedded_model_dir
+
+    with serve(venv, embedded_model_dir(), tmp_path_factory.mktemp("vllm") / "server.log") as server:
+        yield server
