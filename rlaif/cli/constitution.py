@@ -30,7 +30,9 @@ def constitution() -> None:
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.pass_context
 def lint_(ctx: click.Context, files: tuple[str, ...]) -> None:
-    """Check each FILE (or shipped name): every mistake with its line, then what looks unintended.
+    """Check each FILE or shipped name.
+
+    Says every mistake with its line or, when there is none, what looks unintended.
 
     Exits with 2 when any has a mistake; warnings alone do not fail.
 
