@@ -10,6 +10,8 @@ from rlaif.generate import GenerateResult, generate
 from rlaif.types import Dropped, Judgement
 from tests import fakes
 
+__all__ = ["GenerateConfig", "config", "dropped", "generate", "judgements", "quality", "rows", "run", "write_prompts"]
+
 CONSTITUTION = """
 name: quality
 version: "1"

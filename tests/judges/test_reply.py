@@ -150,7 +150,7 @@ def test_a_reply_that_did_not_end_normally_is_never_a_verdict(finish: FinishReas
 @given(st.text())
 def test_a_text_is_a_verdict_only_if_a_label_stands_in_it(text: str) -> None:
     for form in ("label", "rationale", "json"):
-        result = read_reply(ChatReply(text=text, finish_reason="stop"), Labels(), form)  # type: ignore[arg-type]
+        result = read_reply(ChatReply(text=text, finish_reason="stop"), Labels(), form)
         if isinstance(result, Reading):
             assert ("X" if result.choice == "first" else "Y") in text
 
