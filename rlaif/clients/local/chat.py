@@ -82,9 +82,11 @@ class Chat:
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def token_text(self, token: int) -> str:
-        """One token as text, its leading space kept."""
+        """One token as text, its leading space kept; a part of a character as the vocabulary writes it."""
         piece = str(self._tokenizer.convert_ids_to_tokens(token))
         text = str(self._tokenizer.decode([token], clean_up_tokenization_spaces=False))
+        if "\ufffd" in text:
+            return piece
         # SentencePiece writes the space as "▁" and decoding a lone token drops it.
         return f" {text}" if piece.startswith("▁") and not text.startswith(" ") else text
 

@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakValueDictionary
@@ -209,7 +210,10 @@ class _Worker:
                 )
         else:
             for job in batch:
-                job.reply.set_result(self._reply(job))
+                if job.wanted:
+                    job.reply.set_result(self._reply(job))
+                else:  # it was cut short
+                    job.reply.set_exception(CancelledError())
             return ()
         for job in batch:
             job.reply.set_exception(failure)

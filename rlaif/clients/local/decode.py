@@ -58,11 +58,11 @@ class Decoder:
         """The probabilities of each row's next token: one forward pass, logits of the last position only."""
         with torch.inference_mode():
             _, _, logits_U, of_row = self._read(rows)
+            best_U = _best(logits_U).indices.tolist()
             logprobs_U = logits_U.log_softmax(-1)
             for row, u in zip(rows, of_row, strict=True):
-                token = int(logprobs_U[u].argmax())
-                row.logprobs.append(self._token_logprobs(row.request, logprobs_U[u], token))
-                row.tokens.append(token)
+                row.logprobs.append(self._token_logprobs(row.request, logprobs_U[u], best_U[u]))
+                row.tokens.append(best_U[u])
                 row.finish = "stop"  # all that was asked for is here
 
     def sample(self, rows: Sequence[Job]) -> None:
@@ -120,9 +120,7 @@ class Decoder:
     def _draw(self, logits: Any, rows: Sequence[Job], streams: Sequence[str]) -> list[int]:
         """One token for each row (logits (B, V)): the most likely at temperature 0, else by inverse CDF from the row's
         own uniform number."""
-        best, tokens = logits.max(-1)
-        if not torch.isfinite(best).all():
-            raise ProviderError("the model's output is not finite (NaN); its weights or its dtype are unusable.")
+        best, tokens = _best(logits)
         hot = [i for i, row in enumerate(rows) if row.request.temperature > 0]
         if hot:
             asked = [rows[i].request for i in hot]
@@ -175,6 +173,14 @@ def load_decoder(path: str, chat: Chat, device: str | None, dtype: str | None) -
     kind = getattr(torch, dtype or ("bfloat16" if place.type == "cuda" else "float32"))
     model = AutoModelForCausalLM.from_pretrained(path, dtype=kind)
     return Decoder(model.to(place), chat)
+
+
+def _best(logits: Any) -> Any:
+    """The most likely token of each row and its logit. A NaN anywhere in a row comes out here and ends the batch."""
+    best = logits.max(-1)
+    if not torch.isfinite(best.values).all():
+        raise ProviderError("the model's output is not finite (NaN); its weights or its dtype are unusable.")
+    return best
 
 
 def out_of_memory(error: Exception) -> bool:
