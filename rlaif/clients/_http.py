@@ -146,18 +146,23 @@ class HttpTransport:
             # The SDK's own limit is for each read: a reply that drips would never meet it.
             async with asyncio.timeout(self._timeout):
                 response = await send
-        except (TimeoutError, self._sdk.APITimeoutError) as error:
-            raise _too_late(self._at, self._timeout, error) from None
-        except self._sdk.APIConnectionError as error:
-            raise _no_connection(self._at, error) from None
-        except self._sdk.APIStatusError as error:
-            response = error.response
-            self._tell(response.headers)
-            raise failure(response.status_code, response.headers, response.content, self._at) from None
-        except (TypeError, ValueError) as error:  # a lone surrogate in a message, a NaN in options
-            raise RequestError(f"{self._at}: the request is no valid JSON ({error}).", kind="invalid") from None
+        except (self._sdk.APIConnectionError, self._sdk.APIStatusError, TimeoutError, TypeError, ValueError) as error:
+            raise self._failure(error) from None
         self._tell(response.headers)
         return read_reply(response.content, self._at)
+
+    def _failure(self, error: Exception) -> RlaifError:
+        """What an exception of the SDK means. Headers of an error response are told, too."""
+        if isinstance(error, TimeoutError | self._sdk.APITimeoutError):
+            return _too_late(self._at, self._timeout, error)
+        if isinstance(error, self._sdk.APIConnectionError):
+            return _no_connection(self._at, error)
+        if isinstance(error, self._sdk.APIStatusError):
+            response = error.response
+            self._tell(response.headers)
+            return failure(response.status_code, response.headers, response.content, self._at)
+        # a lone surrogate in a message, a NaN in options
+        return RequestError(f"{self._at}: the request is no valid JSON ({error}).", kind="invalid")
 
     def _tell(self, headers: Mapping[str, str]) -> None:
         if self.on_headers is not None:
@@ -179,6 +184,14 @@ class HttpTransport:
 
 def read_reply(content: bytes, at: Endpoint) -> dict[str, Any]:
     """A reply's body as a JSON object without key, NaN and lone surrogates. Raises TransientError (bad_reply)."""
+    reply = read_object(content, at)
+    if reply.get("error") and not (reply.get("choices") or reply.get("content")):
+        raise bad_reply(at, f"an error: {at.clean(read_problem(content).message)}")
+    return reply
+
+
+def read_object(content: bytes, at: Endpoint) -> dict[str, Any]:
+    """As `read_reply`, for any JSON object, one that tells of an error among them."""
     try:
         text = at.clean(content.decode("utf-8"))
         reply = json.loads(text, parse_constant=_no_constant)
@@ -189,8 +202,6 @@ def read_reply(content: bytes, at: Endpoint) -> dict[str, Any]:
         raise bad_reply(at, "no JSON object")
     if _SURROGATE.search(text):
         reply = _without_surrogates(reply)
-    if reply.get("error") and not (reply.get("choices") or reply.get("content")):
-        raise bad_reply(at, f"an error: {at.clean(read_problem(content).message)}")
     return reply  # type: ignore[no-any-return]
 
 
@@ -339,7 +350,7 @@ _NO_MONEY = re.compile(
 )
 _TOO_LONG = re.compile(
     r"context_length_exceeded|maximum (context|model) length|context (length|window|limit)|prompt is too long"
-    r"|too many (input )?tokens|request_too_large|string_above_max_length|longer than the maximum",
+    r"|too many (input )?tokens|max_model_len|request_too_large|string_above_max_length|longer than the maximum",
     re.IGNORECASE,
 )
 # OpenAI says this also when the minute's tokens are merely used up; only a request above the limit can never pass.

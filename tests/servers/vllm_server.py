@@ -46,7 +46,9 @@ def serve(venv: Path, model_dir: Path, log: Path, model: str = "smollm2") -> Ite
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [venv / "bin" / "vllm", "serve", model_dir, "--served-model-name", model, "--dtype", "float32"]
+    # What `vllm serve` runs; the command itself asks for the package "vllm" by name, which the CPU build is not called.
+    command = [venv / "bin" / "python", "-m", "vllm.entrypoints.openai.api_server", "--model", model_dir]
+    command += ["--served-model-name", model, "--dtype", "float32"]
     command += ["--enforce-eager", "--max-model-len", str(MAX_MODEL_LEN), "--max-num-seqs", "32"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as out:
