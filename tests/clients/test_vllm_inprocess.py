@@ -25,14 +25,12 @@ from rlaif.types import ChatRequest, Message
 from tests.servers.vllm_server import vllm_environment, vllm_venv
 
 HERE = find_spec("vllm") is not None
-inside = pytest.mark.skipif(
-    not HERE, reason="vLLM is in an environment of its own; test_in_its_own_environment runs it"
-)
+ELSEWHERE = "vLLM is in an environment of its own, where test_in_its_own_environment runs this"
 ASK = Message(role="user", content="What is the capital of France?")
 OPTIONS = {"dtype": "float32", "enforce_eager": True, "max_model_len": 2048, "max_num_seqs": 32}
 
 
-def inside(test: Callable[..., Any]) -> Callable[..., Any]:
+def inside(test: Callable[..., Any]) -> Any:
     """A test that runs where vLLM is, with the one engine of this module (which belongs to one event loop)."""
     test = pytest.mark.asyncio(loop_scope="module")(test)
     return pytest.mark.vllm(pytest.mark.skipif(not HERE, reason=ELSEWHERE)(test))
