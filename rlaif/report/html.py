@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,9 +135,7 @@ def _disagreements(manifest: Mapping[str, Any], summary: Summary) -> list[str]:
     if isinstance(pairs, int) and pairs != summary.pairs:
         found.append(f"The manifest counts {pairs:,} pairs; pairs.jsonl has {summary.pairs:,}.")
     if isinstance(planned, int) and planned != summary.comparisons:
-        found.append(
-            f"The manifest counts {planned:,} comparisons; pairs and dropped rows are {summary.comparisons:,}."
-        )
+        found.append(f"The manifest counts {planned:,} comparisons; pairs and dropped are {summary.comparisons:,}.")
     return found
 
 
@@ -223,6 +222,7 @@ def _list(value: Any) -> list[Any]:
 # ------------------------------------------------------------------------------------------------------- template
 
 
+@cache
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.finalize = printable
