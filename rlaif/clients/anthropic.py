@@ -12,7 +12,7 @@
 * ``json_schema`` becomes ``output_config.format``; what the API cannot enforce of a schema (bounds, patterns) the SDK
   moves into descriptions.
 
-Not covered: tools, streaming, images, the batch API.
+Not covered: tools, streaming, images.
 """
 
 import os
@@ -68,14 +68,10 @@ class AnthropicClient(HttpTransport):
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Ask once. Raises TransientError, RequestError or ProviderError."""
-        if request.top_logprobs is not None:
-            raise RequestError(f"{self._at}: the API gives no log-probs.", kind="unsupported", parameter="logprobs")
         while True:
             body = self._body(request)
-            sampling = "temperature" in body or "top_p" in body
-            headers = {"anthropic-version": _LAST_WITH_SAMPLING} if sampling else {}
             try:
-                return _reply(await self._exchange("/v1/messages", body, headers), self._at)
+                return parse_reply(await self._exchange("/v1/messages", body, version(body)), self._at)
             except RequestError as error:
                 self._learn(error)
                 if self._body(request) == body:
@@ -83,6 +79,8 @@ class AnthropicClient(HttpTransport):
                 # The same request, without the defaults that this server refuses to hear.
 
     def _body(self, request: ChatRequest) -> dict[str, Any]:
+        if request.top_logprobs is not None:
+            raise RequestError(f"{self._at}: the API gives no log-probs.", kind="unsupported", parameter="logprobs")
         body: dict[str, Any] = {
             "model": self.identity.model,
             "max_tokens": request.max_tokens,
@@ -96,6 +94,12 @@ class AnthropicClient(HttpTransport):
                 "format": {"type": "json_schema", "schema": _schema(request.json_schema, self._at)}
             }
         return self._with_options(body)
+
+
+def version(body: Mapping[str, Any]) -> dict[str, str]:
+    """The headers that ``body`` needs: the API version that takes it, where that is not the SDK's."""
+    sampling = "temperature" in body or "top_p" in body
+    return {"anthropic-version": _LAST_WITH_SAMPLING} if sampling else {}
 
 
 def _connect(model: ModelConfig, base_url: str | None, at: Endpoint) -> anthropic.AsyncAnthropic:
@@ -131,7 +135,8 @@ def _schema(schema: dict[str, Any], at: Endpoint) -> dict[str, Any]:
         raise RequestError(message, kind="unsupported", parameter="json_schema") from None
 
 
-def _reply(raw: dict[str, Any], at: Endpoint) -> ChatReply:
+def parse_reply(raw: dict[str, Any], at: Endpoint) -> ChatReply:
+    """What a Message object says. Raises TransientError (bad_reply)."""
     content = raw.get("content")
     if not isinstance(content, list):
         raise bad_reply(at, "a reply that holds no content")

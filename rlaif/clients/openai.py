@@ -62,12 +62,10 @@ class OpenAIClient(HttpTransport):
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Ask once. Raises TransientError, RequestError or ProviderError."""
-        if request.top_logprobs is not None and self.capabilities.logprobs is False:
-            raise RequestError(f"{self._at}: no log-probs, says its config.", kind="unsupported", parameter="logprobs")
         while True:
             body = self._body(request)
             try:
-                return _reply(await self._exchange("/chat/completions", body, {}), self._at)
+                return parse_reply(await self._exchange("/chat/completions", body, {}), self._at)
             except RequestError as error:
                 self._learn(error)
                 if self._body(request) == body:
@@ -80,6 +78,8 @@ class OpenAIClient(HttpTransport):
             self._max_tokens = "max_completion_tokens"
 
     def _body(self, request: ChatRequest) -> dict[str, Any]:
+        if request.top_logprobs is not None and self.capabilities.logprobs is False:
+            raise RequestError(f"{self._at}: no log-probs, says its config.", kind="unsupported", parameter="logprobs")
         body: dict[str, Any] = {
             "model": self.identity.model,
             "messages": [{"role": m.role, "content": m.content} for m in request.messages],
@@ -125,7 +125,8 @@ def _is_strict(schema: Any) -> bool:
     return all(_is_strict(part) for part in schema.values())
 
 
-def _reply(raw: dict[str, Any], at: Endpoint) -> ChatReply:
+def parse_reply(raw: dict[str, Any], at: Endpoint) -> ChatReply:
+    """What a Chat Completions object says. Raises TransientError (bad_reply)."""
     choices = raw.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
