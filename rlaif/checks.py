@@ -81,11 +81,11 @@ def _is_no_end(text: str, end: re.Match[str]) -> bool:
 
 
 def _has_alnum(text: str) -> bool:
-    return any(c.isalnum() for c in text)
+    return text[:1].isalnum() or any(map(str.isalnum, text))
 
 
 def _has_letter(text: str) -> bool:
-    return any(c.isalpha() for c in text)
+    return text[:1].isalpha() or any(map(str.isalpha, text))
 
 
 # ------------------------------------------------------------------------------------------------------- degrees
