@@ -1,6 +1,7 @@
 """How a config names a model: ``backend:name``, or a mapping that says more."""
 
 import difflib
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -10,12 +11,24 @@ from rlaif.config.base import Config
 BACKENDS = ("openai", "anthropic", "vllm", "local", "scripted")
 
 
+class PriceConfig(Config):
+    """USD per million tokens. ``cached_input`` and ``cache_write``: default to ``input``. ``batch_discount``: share of
+    the price that the batch API takes off (0.5 at OpenAI and Anthropic)."""
+
+    input: Decimal = Field(ge=0)
+    output: Decimal = Field(ge=0)
+    cached_input: Decimal | None = Field(None, ge=0)
+    cache_write: Decimal | None = Field(None, ge=0)
+    batch_discount: Decimal = Field(Decimal(0), ge=0, le=1)
+
+
 class ModelConfig(Config):
     """A model and how to reach it.
 
     ``base_url``: any server that speaks the backend's protocol. ``api_key_env``: the environment variable that holds
     the key (default: OPENAI_API_KEY or ANTHROPIC_API_KEY); the key itself appears in no file. ``timeout``: seconds from
     the sending of a request. ``options``: passed to the backend as they are (see its module in rlaif/clients).
+    ``price``: what it costs, where the price list does not know (a server of your own) or is wrong for you.
     """
 
     model: str
@@ -27,6 +40,7 @@ class ModelConfig(Config):
     timeout: float = Field(600.0, gt=0)
     logprobs: bool | None = None  # False: never ask this model for log-probs
     options: dict[str, Any] = Field(default_factory=dict)
+    price: PriceConfig | None = None
 
     @field_validator("model")
     @classmethod
