@@ -14,7 +14,7 @@ As a process of its own it prints its port and draws faults at given rates, the 
 ``GET /stats`` tells what was asked: requests by content (a digest of path and body), and their number. Standard library
 only, HTTP/1.1 with keep-alive, one thread; about 3,000 short replies a second on one core.
 
-Not covered: streaming replies, batch endpoints, TLS.
+Not covered: streaming replies, TLS; the batch endpoints are in batch_server.
 """
 
 import argparse
@@ -366,12 +366,18 @@ class FaultServer:
         method, path, _ = first.split(" ", 2)
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
-        path = path.partition("?")[0]
+        path, _, query = path.partition("?")
         if method == "POST" and path in _PATHS:
             asked = self._note(_PATHS[path], json.loads(body), headers)
             return await self._answer(asked, self.script(asked), reader, writer)
+        return await self._other(method, path, query, headers, body, writer)
+
+    async def _other(
+        self, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes, writer: asyncio.StreamWriter
+    ) -> bool:
+        """Whatever is no question to a model; whether the connection stays open."""
         status, payload = self._plain(method, path)
-        await _send(writer, status, {}, json.dumps(payload).encode())
+        await send(writer, status, {}, json.dumps(payload).encode())
         return True
 
     def _note(self, api: Api, body: dict[str, Any], headers: Mapping[str, str]) -> Asked:
@@ -407,7 +413,7 @@ class FaultServer:
             body = json.dumps(reply).encode()
         shown = body if answer.cut is None else body[: answer.cut]
         promised = len(body) if answer.promise else len(shown)
-        await _send(writer, answer.status, answer.headers, shown, promised=promised, drip=answer.drip)
+        await send(writer, answer.status, answer.headers, shown, promised=promised, drip=answer.drip)
         return len(shown) == promised
 
 
@@ -420,7 +426,7 @@ async def _pause(seconds: float, reader: asyncio.StreamReader) -> None:
         await asyncio.wait_for(reader.read(1), seconds)  # the clients here send nothing more before the reply
 
 
-async def _send(
+async def send(
     writer: asyncio.StreamWriter,
     status: int,
     headers: Mapping[str, str],
