@@ -27,15 +27,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
+from rlaif.clients._refusals import classify, read_problem, shorten
 from rlaif.config.models import ModelConfig
 from rlaif.errors import InputError, ProviderError, RequestError, RlaifError, TransientError
 from rlaif.types import ChatRequest
 
 CONNECT_SECONDS = 20.0  # a host that takes longer to accept a connection is not there
-_QUOTED = 300  # characters of the provider's own words in a message
 _SCRUBBED_KEY = 8  # shorter "keys" are placeholders ("none", "EMPTY") that occur in ordinary text
 
 # Parts of `options` that decide who pays or how long it takes, not what is answered.
@@ -156,7 +156,7 @@ class HttpTransport:
         if isinstance(error, TimeoutError | self._sdk.APITimeoutError):
             return _too_late(self._at, self._timeout, error)
         if isinstance(error, self._sdk.APIConnectionError):
-            return _no_connection(self._at, error)
+            return no_connection(self._at, error)
         if isinstance(error, self._sdk.APIStatusError):
             response = error.response
             self._tell(response.headers)
@@ -186,7 +186,7 @@ def read_reply(content: bytes, at: Endpoint) -> dict[str, Any]:
     """A reply's body as a JSON object without key, NaN and lone surrogates. Raises TransientError (bad_reply)."""
     reply = read_object(content, at)
     if reply.get("error") and not (reply.get("choices") or reply.get("content")):
-        raise bad_reply(at, f"an error: {at.clean(read_problem(content).message)}")
+        raise bad_reply(at, f"an error: {read_problem(at.clean(content.decode())).message}")
     return reply
 
 
@@ -196,8 +196,8 @@ def read_object(content: bytes, at: Endpoint) -> dict[str, Any]:
         text = at.clean(content.decode("utf-8"))
         reply = json.loads(text, parse_constant=_no_constant)
     except ValueError as error:
-        start = shorten(content.decode("utf-8", "replace"), 80)
-        raise bad_reply(at, f"no valid JSON ({shorten(str(error), 80)}): {at.clean(start)!r}") from None
+        start = shorten(at.clean(content.decode("utf-8", "replace")), 80)
+        raise bad_reply(at, f"no valid JSON ({shorten(str(error), 80)}): {start!r}") from None
     if not isinstance(reply, dict):
         raise bad_reply(at, "no JSON object")
     if _SURROGATE.search(text):
@@ -229,42 +229,17 @@ def _without_surrogates(value: Any) -> Any:
 # --------------------------------------------------------------------------------------------------- what went wrong
 
 
-@dataclass(frozen=True)
-class Problem:
-    """What an error's body says, in whichever of the usual shapes."""
-
-    message: str
-    code: str = ""
-    param: str = ""
-
-
-def read_problem(body: bytes) -> Problem:
-    """Read OpenAI's ``{error: {message, type, code, param}}``, Anthropic's ``{error: {type, message, details}}``,
-    FastAPI's ``{detail}``, a bare ``{message}``, or text."""
-    text = body.decode("utf-8", "replace")
-    try:
-        data = json.loads(text)
-    except ValueError:
-        return Problem(shorten(text))
-    if not isinstance(data, dict):
-        return Problem(shorten(text))
-    error = data.get("error") or data
-    if not isinstance(error, dict):
-        return Problem(shorten(str(error)))
-    details = error.get("details")
-    codes = (error.get("code"), details.get("error_code") if isinstance(details, dict) else None, error.get("type"))
-    message = error.get("message") or error.get("detail") or text
-    return Problem(
-        message=shorten(message if isinstance(message, str) else json.dumps(message)),
-        code=" ".join(str(code) for code in codes if code),
-        param=str(error.get("param") or ""),
-    )
+_NO_MONEY = re.compile(
+    r"insufficient_quota|billing_(hard_)?(error|limit)|spend_limit_reached|billing_unavailable|organization_on_hold"
+    r"|credit balance is too low|reached your specified (workspace )?API usage limits|insufficient credits",
+    re.IGNORECASE,
+)
 
 
 def failure(status: int, headers: Mapping[str, str], body: bytes, at: Endpoint) -> RlaifError:
     """The error that a response of ``status`` means; see the table at the top of this module."""
-    problem = read_problem(body)
-    said = at.clean(problem.message)
+    problem = read_problem(at.clean(body.decode("utf-8", "replace")))  # cleaned first: no half of a key is quoted
+    said = problem.message
     if _NO_MONEY.search(f"{problem.code} {problem.message}"):
         return ProviderError(f"{at}: the account has no money or quota left ({status}): {said}")
     if status == 401:
@@ -302,7 +277,7 @@ def _too_late(at: Endpoint, seconds: float, error: Exception) -> TransientError:
     return TransientError(f"{at}: no reply within {seconds:g} s.", kind="timeout")
 
 
-def _no_connection(at: Endpoint, error: Exception) -> TransientError:
+def no_connection(at: Endpoint, error: Exception) -> TransientError:
     cause = error.__cause__ or error
     # The cause never holds a request header: the key was checked to be a legal one when the client was made.
     return TransientError(
@@ -337,62 +312,3 @@ def _number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) and value >= 0 else None
-
-
-# ------------------------------------------------------------------------------- what exactly the provider refuses
-
-Kind = Literal["context_length", "unsupported", "invalid"]
-
-_NO_MONEY = re.compile(
-    r"insufficient_quota|billing_(hard_)?(error|limit)|spend_limit_reached|billing_unavailable|organization_on_hold"
-    r"|credit balance is too low|reached your specified (workspace )?API usage limits|insufficient credits",
-    re.IGNORECASE,
-)
-_TOO_LONG = re.compile(
-    r"context_length_exceeded|maximum (context|model) length|context (length|window|limit)|prompt is too long"
-    r"|too many (input )?tokens|max_model_len|request_too_large|string_above_max_length|longer than the maximum",
-    re.IGNORECASE,
-)
-# OpenAI says this also when the minute's tokens are merely used up; only a request above the limit can never pass.
-_ABOVE_RATE = re.compile(r"Request too large.*?Limit[: ]*(\d+), Requested[: ]*(\d+)", re.IGNORECASE | re.DOTALL)
-_REFUSES = re.compile(
-    r"unsupported|not support|n't support|not (be )?(permitted|allowed|enabled|available|compatible|implemented)"
-    r"|deprecated|cannot both be specified|unrecognized|unknown (parameter|argument|field)|unexpected keyword"
-    r"|only the default|greater than max allowed|extra_forbidden|invalid schema|not a valid schema",
-    re.IGNORECASE,
-)
-# In this order: "top_p" before "temperature", because a model that refuses both together can still be sent the second.
-_PARAMETERS = {
-    "json_schema": r"response_format|output_config|output_format|json[_ ]schema|structured[_ ]outputs?|guided_json",
-    "logprobs": r"top_logprobs|log_?probs",
-    "top_p": r"top_p",
-    "temperature": r"temperature",
-    "max_tokens": r"max_tokens|max_completion_tokens|max_output_tokens",
-    "seed": r"seed",
-    "stop": r"stop_sequences|stop",
-    "system": r"messages\[\d+\]\.role|system (role|message|prompt)s?|[\"'`]system[\"'`]|role[: ]+system",
-}
-
-
-def classify(problem: Problem) -> tuple[Kind, str | None]:
-    """What a refused request was refused for: RequestError's ``kind`` and ``parameter``.
-
-    From the error's code and parameter where it has them, else from the wording of OpenAI, Anthropic and vLLM.
-    """
-    above = _ABOVE_RATE.search(problem.message)
-    if above and int(above[2]) > int(above[1]):
-        return "context_length", None
-    if _TOO_LONG.search(f"{problem.code} {problem.message}"):
-        return "context_length", None
-    if _REFUSES.search(f"{problem.code} {problem.message}"):
-        for text in (problem.param, problem.message):
-            for name, pattern in _PARAMETERS.items():
-                if re.search(rf"(?<![\w.])(?:{pattern})(?!\w)", text, re.IGNORECASE):
-                    return "unsupported", name
-    return "invalid", None
-
-
-def shorten(text: str, length: int = _QUOTED) -> str:
-    """``text`` on one line, cut to ``length`` characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= length else f"{line[: length - 3]}..."

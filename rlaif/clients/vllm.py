@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.clients._chat import Chat
-from rlaif.clients._http import Problem, classify, shorten
+from rlaif.clients._refusals import Problem, classify, shorten
 from rlaif.clients.base import Capabilities, Identity
 from rlaif.config.models import ModelConfig
 from rlaif.embedded import resolve_model, weights_digest

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.clients._http import Problem, classify, retry_after, shorten
+from rlaif.clients._http import retry_after
+from rlaif.clients._refusals import Problem, classify, shorten
 from rlaif.clients.anthropic import AnthropicClient
 from rlaif.clients.base import Client
 from rlaif.clients.openai import OpenAIClient
@@ -158,6 +159,19 @@ async def test_a_refused_request_is_its_own_fault(backend: Backend, server: Faul
     assert "roles must alternate" in str(error)
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "max_completion_tokens=100000 cannot be greater than max_model_len=2048. Please request fewer output tokens.",
+        "This model's maximum context length is 2048 tokens. However, you requested 5 output tokens and your prompt",
+        "The decoder prompt (length 5000) is longer than the maximum model length of 2048.",
+        "input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000",
+    ],
+)
+def test_too_long_is_recognised_in_the_words_of_each_server(message: str) -> None:
+    assert classify(Problem(message)) == ("context_length", None)
+
+
 # What OpenAI, Anthropic and vLLM really say.
 @pytest.mark.parametrize(
     ("parameter", "problem"),
@@ -179,6 +193,7 @@ async def test_a_refused_request_is_its_own_fault(backend: Backend, server: Faul
         ("json_schema", Problem("Invalid schema for response_format 'reply': 'required' is missing", "invalid_schema")),
         ("json_schema", Problem("output_config.format: this model does not support structured outputs")),
         ("json_schema", Problem("The provided JSON schema contains features not supported by xgrammar.")),
+        ("json_schema", Problem("Grammar error: Invalid type: no-such-type")),
         ("seed", Problem("Unsupported parameter: 'seed'", "unsupported_parameter", "seed")),
         ("stop", Problem("Unsupported parameter: 'stop' is not supported with this model.", "", "stop")),
         ("stop", Problem("stop_sequences: Extra inputs are not permitted")),
@@ -308,7 +323,7 @@ async def test_a_key_that_the_server_repeats_is_in_no_error_and_no_reply(
     backend: Backend, server: FaultServer, status: int
 ) -> None:
     def echo_headers(asked: Asked) -> Answer:
-        text = f"You sent {dict(asked.headers)}"
+        text = f"{'You sent this: ' * 19} {asked.headers['authorization']}"  # the quoted part ends within the key
         return Answer(text=text) if status == 200 else Answer(status=status, body=error_json(asked.api, text))
 
     server.script = echo_headers
@@ -321,6 +336,7 @@ async def test_a_key_that_the_server_repeats_is_in_no_error_and_no_reply(
     else:
         error = await failed(client)
         shown = "".join(traceback.format_exception(error)) + repr(error) + repr(vars(error))
+        assert CANARY[:9] not in shown
     assert CANARY in str(server.asked[-1].headers)
     assert CANARY not in shown
 
