@@ -84,7 +84,8 @@ class ChatReply(Row):
     """What the model answered. Only ``finish_reason == "stop"`` may become data.
 
     ``logprobs`` is None where the model gives none. ``raw`` is the provider's reply as JSON. ``downgrades`` names the
-    request's parameters that the model refused and that were left out ("temperature", "logprobs", ...).
+    request's parameters that the model refused and that were left out ("temperature", "logprobs", ...). ``batch``: it
+    came from a batch API, at that API's price.
     """
 
     text: str
@@ -93,6 +94,7 @@ class ChatReply(Row):
     model: str = ""
     logprobs: tuple[TokenLogprobs, ...] | None = None
     downgrades: tuple[str, ...] = ()
+    batch: bool = False
     raw: dict[str, Any] = {}
 
 

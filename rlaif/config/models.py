@@ -22,6 +22,25 @@ class PriceConfig(Config):
     batch_discount: Decimal = Field(Decimal(0), ge=0, le=1)
 
 
+class BatchConfig(Config):
+    """How requests are handed to a batch API (``transport: batch``).
+
+    A batch is submitted when the run has had nothing else to do for ``quiet_seconds``, or when it is full:
+    ``max_requests`` and ``max_bytes`` may be less than the provider's own limits (OpenAI: 50,000 and 200 MB; Anthropic:
+    100,000 and 256 MB). ``poll_seconds``: how often its state is asked for, at first. ``max_attempts``: how many
+    batches a request may be part of before it is dropped because each of them expired or failed on it.
+    ``finish_online_after``: seconds from a batch's submission after which it is cancelled and what it left unanswered
+    is asked online, at the online price.
+    """
+
+    max_requests: int | None = Field(None, gt=0)
+    max_bytes: int | None = Field(None, gt=0)
+    quiet_seconds: float = Field(2.0, gt=0)
+    poll_seconds: float = Field(30.0, gt=0)
+    max_attempts: int = Field(3, gt=0)
+    finish_online_after: float | None = Field(None, ge=0)
+
+
 class ModelConfig(Config):
     """A model and how to reach it.
 
@@ -29,6 +48,8 @@ class ModelConfig(Config):
     the key (default: OPENAI_API_KEY or ANTHROPIC_API_KEY); the key itself appears in no file. ``timeout``: seconds from
     the sending of a request. ``options``: passed to the backend as they are (see its module in rlaif/clients).
     ``price``: what it costs, where the price list does not know (a server of your own) or is wrong for you.
+    ``transport``: "batch" hands the requests to OpenAI's or Anthropic's batch API, at half the price and with replies
+    within a day; ``batch`` says how.
     """
 
     model: str
@@ -41,6 +62,8 @@ class ModelConfig(Config):
     logprobs: bool | None = None  # False: never ask this model for log-probs
     options: dict[str, Any] = Field(default_factory=dict)
     price: PriceConfig | None = None
+    transport: Literal["online", "batch"] = "online"
+    batch: BatchConfig | None = None
 
     @field_validator("model")
     @classmethod
@@ -64,6 +87,14 @@ class ModelConfig(Config):
                 raise ValueError(f"base_url is for openai: and anthropic: models, not for '{self.model}'.")
             if not self.base_url.startswith(("http://", "https://")):
                 raise ValueError(f"base_url '{self.base_url}' must begin with http:// or https://.")
+        return self
+
+    @model_validator(mode="after")
+    def _batch_only_where_there_is_one(self) -> "ModelConfig":
+        if self.transport == "batch" and self.backend not in ("openai", "anthropic"):
+            raise ValueError(f"transport: batch is for openai: and anthropic: models, not for '{self.model}'.")
+        if self.batch is not None and self.transport != "batch":
+            raise ValueError("the settings under 'batch' need transport: batch.")
         return self
 
     @property
