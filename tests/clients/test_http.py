@@ -323,7 +323,7 @@ async def test_a_key_that_the_server_repeats_is_in_no_error_and_no_reply(
     backend: Backend, server: FaultServer, status: int
 ) -> None:
     def echo_headers(asked: Asked) -> Answer:
-        text = f"{'You sent this: ' * 19} {asked.headers['authorization']}"  # the quoted part ends within the key
+        text = f"{'You sent this: ' * 18} {asked.headers['authorization']}"  # the quoted part ends within the key
         return Answer(text=text) if status == 200 else Answer(status=status, body=error_json(asked.api, text))
 
     server.script = echo_headers
