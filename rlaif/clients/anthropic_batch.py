@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 import httpx2
 
-from rlaif.clients.batch import PAGE, BatchCalls, BatchState, ItemResult, Mark, gone, item
-from rlaif.clients._http import failure, shorten
+from rlaif.clients._http import failure
+from rlaif.clients._refusals import shorten
 from rlaif.clients.anthropic import AnthropicClient, parse_reply, version
+from rlaif.clients.batch import PAGE, BatchCalls, BatchState, ItemResult, Mark, gone, item
 from rlaif.errors import RequestError, TransientError
 from rlaif.types import ChatReply, ChatRequest
 
@@ -60,7 +61,7 @@ class AnthropicBatch(BatchCalls, AnthropicClient):
         newest = self._read(_states, page)[:1]
         return Mark(id=newest[0].id, created=newest[0].created) if newest else Mark()
 
-    async def submit(self, marker: str, lines: Iterable[bytes]) -> BatchState:
+    async def prepare(self, marker: str, lines: Iterable[bytes]) -> tuple[bytes, dict[str, str]]:
         body, headers = BytesIO(b'{"requests":['), dict[str, str]()
         body.seek(0, 2)
         for n, line in enumerate(lines):
@@ -68,11 +69,15 @@ class AnthropicBatch(BatchCalls, AnthropicClient):
             # The API's version is one for the whole batch.
             headers = headers or version(json.loads(line)["params"])
         body.write(b"]}")
+        return body.getvalue(), headers
+
+    async def submit(self, marker: str, prepared: tuple[bytes, dict[str, str]]) -> BatchState:
+        body, headers = prepared
         # The SDK's create() would want every item as Python objects again, to encode them a second time.
         send = self._client.post(
             "/v1/messages/batches",
             cast_to=httpx2.Response,
-            content=body.getvalue(),
+            content=body,
             options={"headers": {"content-type": "application/json", **headers}},
         )
         return self._read(_state, await self._ask(send))

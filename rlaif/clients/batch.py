@@ -76,8 +76,11 @@ class BatchTransport(Client, Protocol):
     async def newest(self) -> Mark:
         """The account's newest batch."""
 
-    async def submit(self, marker: str, lines: Iterable[bytes]) -> BatchState:
-        """Make a batch of these items."""
+    async def prepare(self, marker: str, lines: Iterable[bytes]) -> Any:
+        """What `submit` takes, of these items. Costs nothing and may be repeated."""
+
+    async def submit(self, marker: str, prepared: Any) -> BatchState:
+        """Make the batch. A TransientError does not say that none was made, except "rate_limit"."""
 
     async def find(self, marker: str, since: Mark, requests: int) -> list[BatchState]:
         """The batches, newest first, that a `submit` with this marker and so many items may have made after ``since``:

@@ -11,8 +11,9 @@ import tempfile
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, Literal
 
+from rlaif.clients._http import failure
+from rlaif.clients._refusals import shorten
 from rlaif.clients.batch import PAGE, BatchCalls, BatchState, ItemResult, Mark, item
-from rlaif.clients._http import failure, shorten
 from rlaif.clients.openai import OpenAIClient, parse_reply
 from rlaif.errors import RequestError, RlaifError, TransientError
 from rlaif.types import ChatReply, ChatRequest
@@ -49,21 +50,23 @@ class OpenAIBatch(BatchCalls, OpenAIClient):
         page = await self._ask(self._batches.list(limit=1), seconds=self._timeout)
         return self._read(_newest, page)
 
-    async def submit(self, marker: str, lines: Iterable[bytes]) -> BatchState:
+    async def prepare(self, marker: str, lines: Iterable[bytes]) -> str:
         with tempfile.TemporaryFile() as file:
             file.writelines(line + b"\n" for line in lines)
             file.seek(0)
             files = self._client.files.with_raw_response
             upload = files.create(file=(f"rlaif-{marker}.jsonl", file, "application/jsonl"), purpose="batch")
-            uploaded = str((await self._ask(upload)).get("id"))
+            return self._read(lambda uploaded: str(uploaded["id"]), await self._ask(upload))
+
+    async def submit(self, marker: str, prepared: str) -> BatchState:
         make = self._batches.create(
-            completion_window="24h", endpoint=_ENDPOINT, input_file_id=uploaded, metadata={_MARKER: marker}
+            completion_window="24h", endpoint=_ENDPOINT, input_file_id=prepared, metadata={_MARKER: marker}
         )
         try:
             return self._read(_state, await self._ask(make, seconds=self._timeout))
         except RlaifError as error:
-            if uploaded in str(error) and "find file" in str(error):  # a new file is not known everywhere at once
-                raise TransientError(str(error), kind="server") from None
+            if prepared in str(error) and "find file" in str(error):  # not yet known everywhere: nothing was made
+                raise TransientError(str(error), kind="rate_limit", retry_after=5.0) from None
             raise
 
     async def find(self, marker: str, since: Mark, requests: int) -> list[BatchState]:
