@@ -1,0 +1,341 @@
+"""`rlaif train dpo --check`: what a training would do with this data on this machine, without computing any of it.
+
+No weights are read and no model runs; the tokenizer does, over all pairs.
+"""
+
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rlaif.config.base import Config
+from rlaif.config.train import TrainDPOConfig
+from rlaif.errors import InputError
+from rlaif.training.model import ModelFacts, TokenizerFacts, load_tokenizer, model_facts, tokenizer_facts
+from rlaif.training.plan import Machine, Plan, held_out, make_plan, this_machine
+from rlaif.training.preferences import Pair, Preferences, counted, read_preferences
+from rlaif.training.tokens import TokenizedPairs, TokenPair, tokenize_pairs
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+
+
+class Lengths(Config):
+    """Tokens: the median, the 95th percentile and the largest."""
+
+    median: int
+    p95: int
+    max: int
+
+
+class Finding(Config):
+    level: Literal["warning", "note"]
+    text: str
+
+
+class DataReport(Config):
+    """``rows`` = ``pairs`` + all of ``dropped`` (by reason). ``longer_chosen``: share of pairs in which the chosen
+    answer has more characters, ties counting a half: what "prefer the longer" would get right."""
+
+    source: str
+    format: str
+    implicit_prompt: bool
+    digest: str
+    rows: int
+    pairs: int
+    dropped: dict[str, int]
+    cut_at_max_length: int
+    longer_chosen: float
+    prompt_tokens: Lengths
+    chosen_tokens: Lengths
+    rejected_tokens: Lengths
+
+
+class ModelReport(Config):
+    name: str
+    architecture: str
+    parameters: int
+    trained: int
+    chat_template: bool
+    eos: str
+    pad: str | None
+    ends_in_eos: float  # share of completions that end where generation would stop
+
+
+class CostReport(Config):
+    """``basis`` says what the estimate rests on."""
+
+    steps: int
+    steps_per_epoch: int
+    pairs_per_step: int
+    micro_batch_size: int
+    train_pairs: int
+    eval_pairs: int
+    memory_gb: float
+    memory_free_gb: float
+    seconds: float
+    basis: str
+
+
+class SettingReport(Config):
+    name: str
+    value: str | int | float | bool
+    reason: str
+
+
+class CheckReport(Config):
+    """What `rlaif train dpo --check` prints, as text or as JSON."""
+
+    data: DataReport
+    model: ModelReport
+    cost: CostReport
+    settings: list[SettingReport]
+    findings: list[Finding]
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A training ready to begin: the report, and what it was made from."""
+
+    report: CheckReport
+    plan: Plan
+    tokenizer: Any
+    model_path: str
+    train: list[TokenPair]
+    evaluate: list[TokenPair]
+
+
+def check(config: TrainDPOConfig) -> CheckReport:
+    """What ``train_dpo(config)`` would do. Raises InputError when it could not: no pairs, data of another kind, no such
+    model, no chat template for conversational pairs, not enough memory."""
+    return prepare(config).report
+
+
+def prepare(config: TrainDPOConfig) -> Prepared:
+    """All of a training that needs no weights. Raises as `check`."""
+    data = read_preferences(config.data, config.limit)
+    versions = installed()
+    tokenizer = load_tokenizer(config.model_name)
+    tokens = tokenizer_facts(tokenizer, config.model_name)
+    if data.format == "conversational" and not tokens.chat_template:
+        raise InputError(
+            f"{config.model}: has no chat template, and {data.source} holds conversations; take a chat model, or pairs"
+            " of plain text."
+        )
+    facts = model_facts(config.model_name, config.lora)
+    found = tokenize_pairs(data.pairs, tokenizer, config.max_length, tokens.end_ids)
+    if not found.pairs:
+        raise InputError(
+            f"{data.source}: no pair is left at max_length {config.max_length} ({counted(found.dropped)});"
+            f" the longest needs {found.longest} tokens."
+        )
+    train, evaluate = held_out(found.pairs, config.eval_fraction, config.seed)
+    if not train:
+        raise InputError(f"{data.source}: all of its {len(evaluate)} pairs were held out; lower eval_fraction.")
+    machine = this_machine(config.device)
+    plan = make_plan(config, facts, machine, train, evaluate)
+    report = CheckReport(
+        data=_data_report(data, found),
+        model=_model_report(facts, tokens, found),
+        cost=_cost_report(config, plan, machine),
+        settings=[SettingReport(name=s.name, value=s.value, reason=s.reason) for s in plan.settings],
+        findings=_findings(config, data, found, facts, tokens, plan),
+        versions=versions,
+    )
+    return Prepared(report, plan, tokenizer, facts.path, train, evaluate)
+
+
+def installed() -> dict[str, str]:
+    """The versions of what training uses. Raises InputError when one is missing."""
+    try:
+        return {name: importlib.metadata.version(name) for name in (*LIBRARIES, "rlaif")}
+    except importlib.metadata.PackageNotFoundError as error:
+        raise InputError(f"training needs {error.name}: run `pip install 'rlaif[train]'`.") from None
+
+
+def _data_report(data: Preferences, found: TokenizedPairs) -> DataReport:
+    dropped = {str(reason): n for reason, n in data.dropped.items()}
+    for late, n in found.dropped.items():
+        dropped[late] = dropped.get(late, 0) + n
+    return DataReport(
+        source=data.source,
+        format=data.format,
+        implicit_prompt=data.implicit_prompt,
+        digest=data.digest,
+        rows=data.rows,
+        pairs=len(found.pairs),
+        dropped=dict(sorted(dropped.items())),
+        cut_at_max_length=found.cut,
+        longer_chosen=_longer_chosen(data.pairs),
+        prompt_tokens=lengths([len(p.prompt) for p in found.pairs]),
+        chosen_tokens=lengths([len(p.chosen) for p in found.pairs]),
+        rejected_tokens=lengths([len(p.rejected) for p in found.pairs]),
+    )
+
+
+def _model_report(facts: ModelFacts, tokens: TokenizerFacts, found: TokenizedPairs) -> ModelReport:
+    return ModelReport(
+        name=facts.name,
+        architecture=facts.architecture,
+        parameters=facts.parameters,
+        trained=facts.trained,
+        chat_template=tokens.chat_template,
+        eos=tokens.eos,
+        pad=tokens.pad,
+        ends_in_eos=found.end_learned / (2 * len(found.pairs)),
+    )
+
+
+def _cost_report(config: TrainDPOConfig, plan: Plan, machine: Machine) -> CostReport:
+    return CostReport(
+        steps=plan.steps,
+        steps_per_epoch=plan.steps_per_epoch,
+        pairs_per_step=config.batch_size,
+        micro_batch_size=plan.micro_batch_size,
+        train_pairs=plan.train_pairs,
+        eval_pairs=plan.eval_pairs,
+        memory_gb=round(plan.memory / 1e9, 2),
+        memory_free_gb=round(machine.memory / 1e9, 2),
+        seconds=round(plan.seconds, 1),
+        basis=plan.basis,
+    )
+
+
+def lengths(values: Sequence[int]) -> Lengths:
+    """Median (the lower one), nearest-rank 95th percentile and maximum."""
+    ordered = sorted(values)
+    return Lengths(
+        median=ordered[(len(ordered) - 1) // 2], p95=ordered[max(0, -(-95 * len(ordered) // 100) - 1)], max=ordered[-1]
+    )
+
+
+def _longer_chosen(pairs: Sequence[Pair]) -> float:
+    points = 0.0
+    for pair in pairs:
+        chosen, rejected = len(pair.chosen_text), len(pair.rejected_text)
+        points += 0.5 if chosen == rejected else float(chosen > rejected)
+    return points / len(pairs)
+
+
+def _findings(
+    config: TrainDPOConfig,
+    data: Preferences,
+    found: TokenizedPairs,
+    facts: ModelFacts,
+    tokens: TokenizerFacts,
+    plan: Plan,
+) -> list[Finding]:
+    findings: list[Finding] = []
+
+    def warn(text: str) -> None:
+        findings.append(Finding(level="warning", text=text))
+
+    def note(text: str) -> None:
+        findings.append(Finding(level="note", text=text))
+
+    if found.cut:
+        warn(
+            f"{found.cut} pairs lose the end of a completion at max_length {config.max_length} (the longest has"
+            f" {found.longest} tokens): what is cut off is not learned, nor is the end."
+        )
+    if facts.positions is not None and min(config.max_length, found.longest) > facts.positions:
+        warn(f"the model was made for {facts.positions} tokens; lower max_length to that.")
+    if found.prompt_differs:
+        warn(
+            f"in {found.prompt_differs} pairs the prompt is rendered otherwise when an answer follows; the part that"
+            " differs is left out, so training sees another context than use."
+        )
+    share = found.end_learned / (2 * len(found.pairs))
+    if share < 0.99:
+        warn(f"only {share:.0%} of completions end in a token that stops generation; the model may forget to stop.")
+    elif tokens.pad is None or tokens.pad == tokens.eos:
+        note(f"pad and eos are both {tokens.eos}; the loss goes by lengths, so the end of an answer is learned.")
+    if data.format == "plain" and tokens.chat_template:
+        warn("the pairs are plain text, so the model's chat template is not used; a chat model expects it.")
+    longer = _longer_chosen(data.pairs)
+    if not 0.3 <= longer <= 0.7 and len(data.pairs) >= 10:
+        way = "longer" if longer > 0.5 else "shorter"
+        note(f"the {way} answer is the chosen one in {max(longer, 1 - longer):.0%} of pairs: length will be learned.")
+    if plan.steps < 10:
+        note(f"only {plan.steps} optimizer steps; more epochs or a smaller batch_size give more.")
+    if data.implicit_prompt and data.format == "plain":
+        note("the prompt is what chosen and rejected begin with in common, up to a whole word.")
+    return findings
+
+
+# ------------------------------------------------------------------------------------------------- the report as text
+
+
+def show(report: CheckReport) -> None:
+    """Print the report as tables, for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=False)
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, text in _lines(report):
+        table.add_row(f"[bold]{name}[/]", text)
+    console.print(table)
+    console.print()
+    settings = Table("setting", "value", "because", box=None, pad_edge=False, header_style="bold")
+    for setting in report.settings:
+        settings.add_row(setting.name, spelled(setting.value), setting.reason)
+    console.print(settings)
+    for finding in report.findings:
+        colour = "yellow" if finding.level == "warning" else "dim"
+        console.print(f"[{colour}]{finding.level}[/]: {finding.text}")
+
+
+def _lines(report: CheckReport) -> list[tuple[str, str]]:
+    data, model, cost = report.data, report.model, report.cost
+    dropped = ", ".join(f"{n} {reason}" for reason, n in data.dropped.items()) or "none"
+    tokens = "; ".join(
+        f"{name} {x.median} / {x.p95} / {x.max}"
+        for name, x in (
+            ("prompt", data.prompt_tokens),
+            ("chosen", data.chosen_tokens),
+            ("rejected", data.rejected_tokens),
+        )
+    )
+    return [
+        (
+            "data",
+            f"{data.source}: {data.rows} rows, {data.format}{', implicit prompt' if data.implicit_prompt else ''}",
+        ),
+        ("pairs", f"{data.pairs} usable; dropped: {dropped}; cut at max_length: {data.cut_at_max_length}"),
+        ("tokens", f"{tokens} (median / 95 % / largest)"),
+        ("longer answer", f"is the chosen one in {data.longer_chosen:.0%} of pairs"),
+        ("model", f"{model.name}: {model.architecture}, {model.parameters / 1e6:.1f} M parameters"),
+        ("ends", f"eos {model.eos}, pad {model.pad or 'none'}; {model.ends_in_eos:.0%} of completions end there"),
+        (
+            "steps",
+            f"{cost.steps} = {cost.steps // cost.steps_per_epoch} epochs x {cost.steps_per_epoch} steps of"
+            f" {cost.pairs_per_step} pairs, {cost.micro_batch_size} at once",
+        ),
+        ("memory", f"about {cost.memory_gb:.1f} GB of {cost.memory_free_gb:.1f} GB that are free"),
+        ("time", f"about {duration(cost.seconds)} ({cost.basis})"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in report.versions.items())),
+    ]
+
+
+def spelled(value: str | int | float | bool) -> str:
+    return (
+        ("yes" if value else "no")
+        if isinstance(value, bool)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
+def duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+__all__ = ["CheckReport", "Prepared", "check", "prepare", "show"]
