@@ -57,6 +57,7 @@ class TransientError(RlaifError):
 
     kind: "rate_limit" (429: not a failed attempt, only "not yet"), "server" (408, 409, 5xx), "connection", "timeout"
     or "bad_reply" (an answer that is no valid reply). retry_after: seconds the provider asked us to wait, or None.
+    sent: False where the request surely never reached the server (no connection was made), so cannot be charged.
     """
 
     exit_code = 4
@@ -68,11 +69,13 @@ class TransientError(RlaifError):
         kind: Literal["rate_limit", "server", "connection", "timeout", "bad_reply"],
         status: int | None = None,
         retry_after: float | None = None,
+        sent: bool = True,
     ) -> None:
         super().__init__(message)
         self.kind = kind
         self.status = status
         self.retry_after = retry_after
+        self.sent = sent
 
 
 class RequestError(RlaifError):

@@ -31,7 +31,7 @@ from rlaif.clients.base import Capabilities, Client, Identity, request_key
 from rlaif.errors import InputError, ProviderError, RlaifError
 from rlaif.types import ChatReply, ChatRequest, Row, Usage
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _APPLICATION_ID = 0x524C4149  # "RLAI": tells our files from any other SQLite file
 _MAX_BATCH = 512  # operations in one transaction: bounds what a crash can lose and what a batch holds in memory
 
@@ -41,7 +41,8 @@ _SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE sources (
     id INTEGER PRIMARY KEY, stage TEXT NOT NULL, identity TEXT NOT NULL,
-    stored INTEGER NOT NULL DEFAULT 0, paid INTEGER NOT NULL DEFAULT 0,
+    stored INTEGER NOT NULL DEFAULT 0, paid INTEGER NOT NULL DEFAULT 0, largest_input INTEGER NOT NULL DEFAULT 0,
+    lost_input INTEGER NOT NULL DEFAULT 0, lost_output INTEGER NOT NULL DEFAULT 0,
     {", ".join(f"{field} INTEGER NOT NULL DEFAULT 0" for field in Usage.model_fields)},
     UNIQUE (stage, identity)
 );
@@ -56,8 +57,10 @@ R = TypeVar("R", bound=Row)
 class StageStats(Row):
     """What one model did in one stage. ``sent``, ``reused`` and ``failed`` count this session (since the ledger was
     opened); the rest is the whole life of the ledger. ``stored``: distinct requests with a reply; ``paid``: replies
-    received, those that replaced an unusable one included; ``usage``: their tokens. ``unsettled``: requests that were
-    on their way when an earlier session was killed and have not been repeated since."""
+    received, those that replaced an unusable one included; ``usage``: their tokens, ``largest_input`` the input of the
+    largest. ``unsettled``: requests that were on their way when an earlier session was killed and have not been repeated
+    since. ``lost_input`` and ``lost_output``: the most tokens that were charged, perhaps, for requests whose reply never
+    came (see `Ledger.lose`)."""
 
     stage: str
     model: str
@@ -67,6 +70,9 @@ class StageStats(Row):
     failed: int = 0
     stored: int = 0
     paid: int = 0
+    largest_input: int = 0
+    lost_input: int = 0
+    lost_output: int = 0
     unsettled: int = 0
     usage: Usage = Usage()
     session_usage: Usage = Usage()
@@ -121,6 +127,13 @@ class _Settle(NamedTuple):
 class _Fail(NamedTuple):
     row: int
     error: str
+
+
+class _Lose(NamedTuple):
+    source: tuple[str, str]
+    input_tokens: int
+    output_tokens: int
+    key: str | None
 
 
 class _Flight:
@@ -193,17 +206,27 @@ class Ledger:
             for last, key, stage, identity, error in rows:  # noqa: B007 (last goes on to the next page)
                 yield Failure(key=key, stage=stage, identity=Identity.model_validate_json(identity), error=error)
 
+    def lose(
+        self, stage: str, identity: Identity, input_tokens: int, output_tokens: int, *, key: str | None = None
+    ) -> None:
+        """Remember that up to so many tokens may have been charged for a request whose reply never came. ``key``: a
+        request that was on its way when an earlier session was killed; `failures` then no longer says so of it."""
+        if self._writer is not None and not self._closed:
+            source = (stage, identity.model_dump_json())
+            self._writer.post(_Lose(source, input_tokens, output_tokens, key))
+
     def stats(self) -> LedgerStats:
         """Counts and tokens by stage and model. Reads the totals kept with every commit, never the rows."""
         session = self._writer.session if self._writer else -1
         open_rows = "SELECT source, count(*) FROM pending WHERE error IS NULL AND session != ? GROUP BY source"
         unsettled = dict(self._read(open_rows, session))
         fields = ", ".join(Usage.model_fields)
-        rows = self._read(f"SELECT id, stage, identity, stored, paid, {fields} FROM sources ORDER BY id")
+        columns = f"id, stage, identity, stored, paid, largest_input, lost_input, lost_output, {fields}"
+        rows = self._read(f"SELECT {columns} FROM sources ORDER BY id")
         found = {(row[1], row[2]): row for row in rows}
         stages = []
         for source in dict.fromkeys([*found, *self._counts]):
-            row = found.get(source) or (0, *source, 0, 0, *(0 for _ in Usage.model_fields))
+            row = found.get(source) or (0, *source, *(0 for _ in range(5 + len(Usage.model_fields))))
             counts = self._counts.get(source, _Counts())
             identity = Identity.model_validate_json(source[1])
             stages.append(
@@ -216,8 +239,11 @@ class Ledger:
                     failed=counts.failed,
                     stored=row[3],
                     paid=row[4],
+                    largest_input=row[5],
+                    lost_input=row[6],
+                    lost_output=row[7],
                     unsettled=unsettled.get(row[0], 0),
-                    usage=Usage(**dict(zip(Usage.model_fields, row[5:], strict=True))),
+                    usage=Usage(**dict(zip(Usage.model_fields, row[8:], strict=True))),
                     session_usage=counts.usage,
                 )
             )
@@ -360,7 +386,7 @@ class _Writer:
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self._path, self._db = path, connection
-        self._queue: queue.SimpleQueue[_Claim | _Settle | _Fail | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Claim | _Settle | _Fail | _Lose | None] = queue.SimpleQueue()
         self._sources: dict[tuple[str, str], int] = {}
         self._broken: RlaifError | None = None
         self._next_row = self._begin_session()
@@ -379,7 +405,7 @@ class _Writer:
             raise _storage_error(self._path, error) from None
         return int(last) + 1
 
-    def post(self, operation: _Claim | _Settle | _Fail) -> None:
+    def post(self, operation: _Claim | _Settle | _Fail | _Lose) -> None:
         self._queue.put(operation)
 
     def close(self) -> None:
@@ -398,9 +424,10 @@ class _Writer:
                 open_ = False
             self._handle([operation for operation in batch if operation is not None])
 
-    def _handle(self, batch: list[_Claim | _Settle | _Fail]) -> None:
+    def _handle(self, batch: list[_Claim | _Settle | _Fail | _Lose]) -> None:
         settles = [op for op in batch if isinstance(op, _Settle)]
         fails = [op for op in batch if isinstance(op, _Fail)]
+        losses = [op for op in batch if isinstance(op, _Lose)]
         claims = [op for op in batch if isinstance(op, _Claim)]
         try:
             # After a failed write nothing new is sent; replies that still arrive are worth another try.
@@ -409,12 +436,12 @@ class _Writer:
                 claims = []
             found, new = self._look_up(claims)
             _deliver(found)
-            self._commit(settles, fails, [claim for claim, _, _ in new], new)
+            self._commit(settles, fails, losses, new)
         except sqlite3.Error as error:
             self._broken = _storage_error(self._path, error)
             _deliver([(claim.waiter, self._broken) for claim in claims])
             try:
-                self._commit(settles, fails, [], [])
+                self._commit(settles, fails, losses, [])
             except sqlite3.Error:
                 _deliver([(settle.waiter, self._broken) for settle in settles])
 
@@ -444,14 +471,15 @@ class _Writer:
         return found, send
 
     def _commit(
-        self, settles: list[_Settle], fails: list[_Fail], claims: list[_Claim], new: list[tuple[_Claim, int, bool]]
+        self, settles: list[_Settle], fails: list[_Fail], losses: list[_Lose], new: list[tuple[_Claim, int, bool]]
     ) -> None:
-        if not (settles or fails or new):
+        if not (settles or fails or losses or new):
             return
         try:
             with _transaction(self._db):
                 self._write_replies(settles)
                 self._db.executemany("UPDATE pending SET error = ? WHERE id = ?", [(op.error, op.row) for op in fails])
+                self._write_losses(losses)
                 self._write_intents(new)
         except sqlite3.Error:
             self._sources.clear()  # rows of this transaction are gone
@@ -481,9 +509,22 @@ class _Writer:
         for source, usages in totals.items():
             usage = _add(*usages)
             self._db.execute(
-                f"UPDATE sources SET stored = stored + ?, paid = paid + ?, {sums} WHERE id = ?",
-                (stored[source], len(usages), *usage.model_dump().values(), self._source(source)),
+                f"UPDATE sources SET stored = stored + ?, paid = paid + ?, largest_input = max(largest_input, ?),"
+                f" {sums} WHERE id = ?",
+                (
+                    stored[source],
+                    len(usages),
+                    max(usage.input_tokens for usage in usages),
+                    *usage.model_dump().values(),
+                    self._source(source),
+                ),
             )
+
+    def _write_losses(self, losses: list[_Lose]) -> None:
+        sql = "UPDATE sources SET lost_input = lost_input + ?, lost_output = lost_output + ? WHERE id = ?"
+        self._db.executemany(sql, [(op.input_tokens, op.output_tokens, self._source(op.source)) for op in losses])
+        sql = "UPDATE pending SET error = 'interrupted' WHERE id = (SELECT id FROM requests WHERE key = ?)"
+        self._db.executemany(sql, [(op.key,) for op in losses if op.key is not None])
 
     def _source(self, source: tuple[str, str]) -> int:
         known = self._sources.get(source)
