@@ -273,7 +273,8 @@ def _wants_key(at: Endpoint) -> str:
 
 def _too_late(at: Endpoint, seconds: float, error: Exception) -> TransientError:
     if type(error.__cause__).__name__ == "ConnectTimeout":
-        return TransientError(f"{at}: no connection within {min(seconds, CONNECT_SECONDS):g} s.", kind="connection")
+        said = f"{at}: no connection within {min(seconds, CONNECT_SECONDS):g} s."
+        return TransientError(said, kind="connection", sent=False)
     return TransientError(f"{at}: no reply within {seconds:g} s.", kind="timeout")
 
 
@@ -284,6 +285,7 @@ def no_connection(at: Endpoint, error: Exception) -> TransientError:
         f"{at}: no connection, or it broke ({shorten(str(cause) or type(cause).__name__, 100)}); is the server running"
         " there, and is base_url right?",
         kind="connection",
+        sent=type(cause).__name__ != "ConnectError",
     )
 
 

@@ -248,6 +248,7 @@ async def test_nothing_listening_is_one_sentence_with_the_url(backend: Backend, 
     error = await failed(connect(backend, server, base_url=url))
     assert isinstance(error, TransientError)
     assert error.kind == "connection"
+    assert not error.sent  # so it cost nothing
     assert url in str(error)
     assert "base_url" in str(error)
     assert "\n" not in str(error)
@@ -259,6 +260,7 @@ async def test_a_broken_connection_may_be_tried_again(backend: Backend, server: 
     error = await failed(connect(backend, server))
     assert isinstance(error, TransientError)
     assert error.kind == "connection"
+    assert error.sent  # so it may have cost something
 
 
 @pytest.mark.parametrize("name", ["stall", "drip"])
