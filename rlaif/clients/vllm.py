@@ -12,18 +12,20 @@ import asyncio
 import difflib
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from rlaif.clients._chat import Chat
 from rlaif.clients._refusals import Problem, classify, shorten
 from rlaif.clients.base import Capabilities, Identity
 from rlaif.config.models import ModelConfig
 from rlaif.embedded import resolve_model, weights_digest
-from rlaif.errors import InputError, ProviderError, RequestError, RlaifError, TransientError
+from rlaif.errors import InputError, ProviderError, RequestError, TransientError
+from rlaif.hashing import digest
 from rlaif.types import ChatReply, ChatRequest, FinishReason, TokenLogprobs, Usage
 
 # Engine arguments that say how much fits, not what is answered.
@@ -33,33 +35,37 @@ _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 class VLLMClient:
     """A Client of a vLLM engine. Raises InputError when vLLM is not installed, the model is no folder, or an option is
-    no engine argument."""
+    no engine argument. Clients of the same model and options in one process share its engine: two would not fit."""
 
     def __init__(self, model: ModelConfig) -> None:
         if find_spec("vllm") is None:
             raise InputError(f"{model.model}: vLLM is not installed; run `pip install 'rlaif[vllm]'`.")
         path = resolve_model(model.name)
         self._spec, self._timeout = model.model, model.timeout
-        self._args = _engine_args(model, path)
-        self._engine: Any = None
-        self._starting = asyncio.Lock()
-        self._failure: ProviderError | None = None
-        self._numbers = itertools.count()
+        self._engine = _engine_of(model, path)
+        self._engine.users += 1
+        self._closed = False
         self.identity = _identity(model, Path(path))
         self.capabilities = Capabilities(logprobs=model.logprobs is not False, json_schema=True)
 
+    @property
+    def _chat(self) -> Chat:
+        return self._engine.chat
+
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Ask once. Raises TransientError, RequestError or ProviderError (the engine does not start, or died)."""
+        if self._closed:
+            raise RuntimeError("this client is closed")
         if request.top_logprobs is not None and not self.capabilities.logprobs:
             raise RequestError(
                 f"{self._spec}: no log-probs, says its config.", kind="unsupported", parameter="logprobs"
             )
-        await self._start()
+        await self._engine.start()
         prompt = self._chat.encode(request.messages)
-        if len(prompt) + request.max_tokens > self._context:
+        if len(prompt) + request.max_tokens > self._engine.context:
             raise RequestError(
                 f"{self._spec}: a prompt of {len(prompt)} tokens and max_tokens {request.max_tokens} exceed the model's"
-                f" context of {self._context}.",
+                f" context of {self._engine.context}.",
                 kind="context_length",
             )
         try:
@@ -72,42 +78,20 @@ class VLLMClient:
         return self._reply(result, extra)
 
     async def aclose(self) -> None:
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            await asyncio.to_thread(engine.shutdown)
-
-    # ------------------------------------------------------------------------------------------------- the engine
-
-    async def _start(self) -> None:
-        async with self._starting:
-            if self._failure is not None:
-                raise self._failure
-            if self._engine is not None:
-                return
-            from vllm.v1.engine.async_llm import AsyncLLM
-
-            try:
-                engine = await asyncio.to_thread(AsyncLLM.from_engine_args, self._args)
-                self._chat = Chat(engine.get_tokenizer(), self._spec)
-            except RlaifError as error:
-                self._failure = ProviderError(str(error))
-                raise self._failure from None
-            except Exception as error:  # a config, a model's code, CUDA: anything may be raised
-                said = shorten(str(error) or type(error).__name__)
-                self._failure = ProviderError(f"{self._spec}: the vLLM engine did not start: {said}")
-                raise self._failure from error
-            self._context = int(engine.model_config.max_model_len)
-            self._engine = engine
+        """End the engine, if no other client uses it."""
+        if not self._closed:
+            self._closed = True
+            self._engine.users -= 1
+            if not self._engine.users:
+                await self._engine.stop()
 
     async def _generate(self, prompt: Sequence[int], params: Any) -> Any:
         """The engine's finished RequestOutput for ``prompt``."""
-        from vllm import TokensPrompt
         from vllm.v1.engine.exceptions import EngineDeadError
 
         outputs = []
-        number = f"rlaif-{next(self._numbers)}"
         try:
-            async for output in self._engine.generate(TokensPrompt(prompt_token_ids=list(prompt)), params, number):
+            async for output in self._engine.generate(prompt, params):
                 outputs.append(output)  # one, since only the finished one is asked for
         except EngineDeadError as error:
             raise ProviderError(f"{self._spec}: the vLLM engine died: {shorten(str(error))}") from error
@@ -168,6 +152,65 @@ class VLLMClient:
         ranked = sorted(row.items(), key=lambda entry: -entry[1])
         top = tuple((self._chat.token_text(other), logprob) for other, logprob in ranked)
         return TokenLogprobs(token=self._chat.token_text(token), logprob=row[token], top=top)
+
+
+class _Engine:
+    """One vLLM engine and the clients that use it. ``chat`` and ``context`` (tokens) are there once it has started."""
+
+    chat: Chat
+    context: int
+
+    def __init__(self, spec: str, args: Any) -> None:
+        self.users = 0
+        self._spec, self._args = spec, args
+        self._engine: Any = None
+        self._failure = ""
+        self._starting = asyncio.Lock()
+        self._numbers = itertools.count()
+
+    async def start(self) -> None:
+        """Start the engine, unless it runs. Raises ProviderError, the same one every time."""
+        async with self._starting:
+            if self._failure:
+                raise ProviderError(self._failure)
+            if self._engine is not None:
+                return
+            from vllm.v1.engine.async_llm import AsyncLLM
+
+            try:
+                # In a thread: the event loop may serve other models meanwhile.
+                engine = await asyncio.to_thread(AsyncLLM.from_engine_args, self._args)
+                self.chat = Chat(engine.get_tokenizer(), self._spec)
+            except Exception as error:  # a config, a model's code, CUDA: anything may be raised
+                said = shorten(str(error) or type(error).__name__)
+                self._failure = f"{self._spec}: the vLLM engine did not start: {said}"
+                raise ProviderError(self._failure) from error
+            self.context = int(engine.model_config.max_model_len)
+            self._engine = engine
+
+    def generate(self, prompt: Sequence[int], params: Any) -> AsyncIterator[Any]:
+        from vllm import TokensPrompt
+
+        tokens = TokensPrompt(prompt_token_ids=list(prompt))
+        outputs: AsyncIterator[Any] = self._engine.generate(tokens, params, f"rlaif-{next(self._numbers)}")
+        return outputs
+
+    async def stop(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await asyncio.to_thread(engine.shutdown)
+
+
+_engines: WeakValueDictionary[str, _Engine] = WeakValueDictionary()
+
+
+def _engine_of(model: ModelConfig, path: str) -> _Engine:
+    args = _engine_args(model, path)
+    key = digest(path, model.options)
+    engine = _engines.get(key)
+    if engine is None or not engine.users:
+        engine = _engines[key] = _Engine(model.model, args)
+    return engine
 
 
 def _refusals() -> tuple[type[Exception], ...]:

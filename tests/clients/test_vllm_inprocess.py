@@ -20,7 +20,7 @@ import pytest_asyncio
 from rlaif.clients import open_transport
 from rlaif.clients.base import Client
 from rlaif.config.models import ModelConfig
-from rlaif.errors import InputError, RequestError
+from rlaif.errors import InputError, ProviderError, RequestError
 from rlaif.types import ChatRequest, Message
 from tests.servers.vllm_server import vllm_environment, vllm_venv
 
@@ -57,7 +57,7 @@ def test_in_its_own_environment() -> None:
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed is not None
-    assert int(passed[1]) >= 12
+    assert int(passed[1]) >= 14
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -144,6 +144,24 @@ async def test_many_at_once_each_get_their_own_answer(engine: Client) -> None:
     replies = await asyncio.gather(*map(engine.complete, requests))
     assert replies[3].text == alone.text
     assert len({reply.text for reply in replies}) > 8
+
+
+@inside
+async def test_clients_of_one_model_share_its_engine(engine: Client) -> None:
+    other = open_transport(ModelConfig(model=f"vllm:{os.environ['RLAIF_TEST_MODEL']}", options=OPTIONS))
+    assert (await other.complete(ChatRequest(messages=(ASK,), max_tokens=2))).text
+    await other.aclose()
+    assert (await engine.complete(ChatRequest(messages=(ASK,), max_tokens=2))).text  # still there for this one
+
+
+@inside
+async def test_an_engine_that_cannot_start_ends_the_run() -> None:
+    model = f"vllm:{os.environ['RLAIF_TEST_MODEL']}"
+    broken = open_transport(ModelConfig(model=model, options={**OPTIONS, "max_model_len": 10**9}))
+    for _ in range(2):
+        with pytest.raises(ProviderError, match=r"the vLLM engine did not start: .*max_model_len"):
+            await broken.complete(ChatRequest(messages=(ASK,), max_tokens=2))
+    await broken.aclose()
 
 
 @inside

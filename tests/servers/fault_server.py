@@ -12,7 +12,7 @@ As a process of its own it prints its port and draws faults at given rates, the 
     python -m tests.servers.fault_server --port 0 --fault 500=0.1 --fault drop=0.05 --latency 0.2 --rpm 600
 
 ``GET /stats`` tells what was asked: requests by content (a digest of path and body), and their number. Standard library
-only, HTTP/1.1 with keep-alive, one thread; about 3,000 short replies a second on one core.
+only, HTTP/1.1 with keep-alive, one thread; more than 3,000 short replies a second on one core.
 
 Not covered: streaming replies, TLS; the batch endpoints are in batch_server.
 """
