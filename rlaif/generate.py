@@ -21,7 +21,7 @@ from rlaif.clients.base import Client
 from rlaif.config.generate import GenerateConfig
 from rlaif.constitution import load_constitution
 from rlaif.dataset import dataset_card, preference_record, write_parquet
-from rlaif.engine import open_client
+from rlaif.engine import Budget, open_client
 from rlaif.engine.ledger import Ledger
 from rlaif.errors import QualityError
 from rlaif.judges import judge_comparison
@@ -29,7 +29,7 @@ from rlaif.judges.pairwise import PairwiseJudge, resolve_labels
 from rlaif.pairing import pair, plan_comparisons
 from rlaif.prompts import PromptFile, check_prompts, read_prompts, read_samples
 from rlaif.runs import LEDGER, RowFiles, open_run, write_manifest, write_text
-from rlaif.sampling import given, is_usable, sample
+from rlaif.sampling import given, is_usable, sample, with_system
 from rlaif.types import Completion, Constitution, Dropped, Judgement, PreferencePair, Prompt, Unjudged
 
 FILES = ("completions", "judgements", "pairs", "dropped")
@@ -52,6 +52,7 @@ class Counts:
     dropped_prompts: Counter[str] = field(default_factory=Counter)
     unjudged: Counter[str] = field(default_factory=Counter)
     methods: Counter[str] = field(default_factory=Counter)
+    cost: str = ""  # what was spent so far, for a reader; empty where nothing costs anything
 
     @property
     def judgements(self) -> int:
@@ -158,6 +159,7 @@ class _Run:
         self.config, self.constitution, self.ledger = config, constitution, ledger
         self.found, self.limit, self.progress = found, limit, progress
         self.counts = Counts()
+        self.budget = Budget(config.max_cost, ledger)
         self.policy: Client | None = None
         self.judges: list[PairwiseJudge] = []
         self.weights = {p.id: p.weight for p in constitution.principles}
@@ -167,11 +169,14 @@ class _Run:
         config = self.config
         async with AsyncExitStack() as stack:
             if config.policy.model is not None:
-                self.policy = open_client(config.policy.model, ledger=self.ledger, stage="sample")
+                self.policy = open_client(config.policy.model, self.ledger, "sample", self.budget)
                 stack.push_async_callback(self.policy.aclose)
+            clients = []
             for model in config.judge.models:
-                client = open_client(model, ledger=self.ledger, stage="judge")
-                stack.push_async_callback(client.aclose)
+                clients.append(open_client(model, self.ledger, "judge", self.budget))
+                stack.push_async_callback(clients[-1].aclose)
+            self.budget.check()  # before the first request: some judges are asked a question when they are resolved
+            for client in clients:
                 self.judges.append(PairwiseJudge(client, config.judge, await resolve_labels(client, config.judge)))
             with RowFiles(config.out, FILES) as files:
                 total = min(self.found.prompts, self.limit or self.found.prompts)
@@ -180,16 +185,18 @@ class _Run:
                         self._write(files, result)
                         self.counts.add(result)
                         if self.progress:
+                            self.counts.cost = self.budget.note()
                             self.progress(self.counts, total)
         return self._finish()
 
     def _work(self) -> Iterator[tuple[Prompt, tuple[str, ...] | None]]:
-        if self.config.policy.completions is not None:
-            source: Iterator[tuple[Prompt, tuple[str, ...] | None]] = iter(
-                read_samples(str(self.config.policy.completions))
-            )
+        config = self.config
+        source: Iterator[tuple[Prompt, tuple[str, ...] | None]]
+        if config.policy.completions is not None:
+            source = read_samples(str(config.policy.completions))
         else:
-            source = ((prompt, None) for prompt in read_prompts(str(self.config.prompts)))
+            prompts = read_prompts(str(config.prompts))
+            source = ((with_system(prompt, config.policy.system), None) for prompt in prompts)
         for number, item in enumerate(source):
             if self.limit is not None and number >= self.limit:
                 return
@@ -260,6 +267,7 @@ class _Run:
             "labels": {str(j.client.identity): j.labels for j in self.judges},
             "seed": config.seed,
             "counts": self.counts.report(),
+            "cost": self.budget.report(),
             "ledger": self.ledger.stats().model_dump(mode="json"),
             "seconds": round(time.monotonic() - self.started, 3),
         }
@@ -314,7 +322,8 @@ async def ordered(
     feeder = asyncio.create_task(feed())
     try:
         while (task := await waiting.get()) is not None:
-            await asyncio.wait([task, failed], return_when=asyncio.FIRST_COMPLETED)
+            watched: list[asyncio.Future[Any]] = [task, failed]
+            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
             if failed.done():
                 failed.result()
             yield task.result()

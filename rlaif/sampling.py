@@ -14,6 +14,15 @@ def completion_id(prompt_id: str, index: int, text: str) -> str:
     return "c-" + digest(prompt_id, index, text)
 
 
+def with_system(prompt: Prompt, system: str | None) -> Prompt:
+    """The prompt as the policy is shown it: ``system`` goes before messages that have no system message.
+
+    Judging and training see the same messages, so that a pair never holds an answer to another prompt. The id stays."""
+    if system is None or prompt.messages[0].role == "system":
+        return prompt
+    return prompt.model_copy(update={"messages": (Message(role="system", content=system), *prompt.messages)})
+
+
 async def sample(
     prompt: Prompt, client: Client, config: PolicyConfig, seed: int
 ) -> tuple[list[Completion], list[Dropped]]:
@@ -52,17 +61,14 @@ def _unusable(completion: Completion) -> Dropped:
 
 
 async def _one(prompt: Prompt, client: Client, config: PolicyConfig, seed: int, index: int) -> Completion | Dropped:
-    messages = prompt.messages
-    if config.system is not None and messages[0].role != "system":
-        messages = (Message(role="system", content=config.system), *messages)
     request = ChatRequest(
-        messages=messages,
+        messages=prompt.messages,
         max_tokens=config.max_tokens,
         temperature=config.temperature,
         top_p=config.top_p,
         seed=derived_seed("sample", seed, prompt.id, index),
         sample_index=index,
-        cache_prefix=len(messages),
+        cache_prefix=len(prompt.messages),
     )
     try:
         reply = await client.complete(request)

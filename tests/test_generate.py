@@ -152,3 +152,11 @@ def test_a_principle_with_a_check_is_decided_by_program_and_no_model_is_asked(tm
     assert all("quality" not in r.messages[-1].content for r in fakes.SENT if r.seed is not None)
     for pair in rows(tmp_path, "pairs"):
         assert quality(pair["chosen"][0]["content"]) >= 500 > quality(pair["rejected"][0]["content"])
+
+
+def test_the_system_message_of_the_policy_is_part_of_the_pair(tmp_path: Path) -> None:
+    run(tmp_path, PROMPTS[:2], policy_settings={"system": "Be kind."})
+    for pair in rows(tmp_path, "pairs"):
+        assert pair["prompt"][0] == {"role": "system", "content": "Be kind."}
+    sampled = [r for r in fakes.SENT if r.seed is not None]
+    assert {r.messages[0].content for r in sampled} == {"Be kind."}

@@ -1,6 +1,6 @@
-"""The fake that ships: a model played by a Python function, so that users can test their own constitutions and judges.
+"""The fake that ships: a model played by a Python function, for testing constitutions and judges.
 
-``scripted:MODULE:OBJECT`` names the function. It takes a ChatRequest and returns the reply's text, a whole ChatReply, or
+``scripted:MODULE:OBJECT`` names the function. It takes a ChatRequest and returns the reply's text, a ChatReply, or
 an awaitable of either; it may raise TransientError, RequestError or ProviderError as a real provider would. A function
 that gives log-probs is named in the config's long form, with ``logprobs: true``.
 """

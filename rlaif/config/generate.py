@@ -1,5 +1,6 @@
 """The config of a generate run. Every default is a setting to start from; comments say what the choice costs."""
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,7 @@ class PolicyConfig(Config):
 
     model: ModelRef | None = None
     completions: Path | None = None
-    n: int = Field(4, ge=2, le=64)
+    n: int = Field(4, ge=1, le=64)
     temperature: float = Field(0.8, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(1024, gt=0)  # a sample that is cut off here is never used
@@ -80,6 +81,7 @@ class GenerateConfig(Config):
     pairing: PairingConfig = PairingConfig()
     seed: int = 0
     out: Path
+    max_cost: Decimal | None = Field(None, ge=0)  # USD over all sessions of the run folder; no request passes it
     max_unjudged: float = Field(0.1, ge=0, le=1)  # a larger share of missing verdicts ends the run with exit code 3
     prompts_in_flight: int = Field(64, gt=0)  # prompts worked on at once; memory grows with this, not with the file
 
@@ -89,6 +91,8 @@ class GenerateConfig(Config):
             raise ValueError(
                 "give either 'prompts' (to sample from) or 'policy.completions' (samples with their prompts)"
             )
+        if self.policy.model is not None and self.policy.n < 2:
+            raise ValueError("policy.n must be at least 2: a comparison needs two samples of a prompt")
         if self.pairing.strategy == "best_worst" and self.judge.comparisons == "disjoint":
             raise ValueError(
                 "pairing.strategy best_worst needs judge.comparisons: all; with disjoint comparisons use strategy: all"

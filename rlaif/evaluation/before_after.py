@@ -16,7 +16,7 @@ from rlaif.checks import count_words, degree
 from rlaif.clients.base import Client
 from rlaif.config.generate import PolicyConfig
 from rlaif.errors import QualityError
-from rlaif.sampling import sample
+from rlaif.sampling import sample, with_system
 from rlaif.types import Completion, Constitution, Dropped, Prompt, Row
 
 _RESAMPLES = 2000
@@ -94,7 +94,7 @@ async def compare_models(
 
 
 async def _answers(prompt: Prompt, client: Client, config: PolicyConfig, seed: int) -> list[Completion]:
-    completions, dropped = await sample(prompt, client, config, seed)
+    completions, dropped = await sample(with_system(prompt, config.system), client, config, seed)
     return [] if any(_never_given(d) for d in dropped) else completions
 
 

@@ -30,6 +30,7 @@ COMPARISON = "comparison.json"
 # Settings for two CPU cores: 128 samples of at most 160 tokens, 64 comparisons, about two minutes of tuning.
 SAMPLES = 4
 MAX_TOKENS = 160
+SYSTEM = "Answer in one or two short sentences."  # the model does not: its answers have 30 to 140 words, room both ways
 
 Say = Callable[[str], None]
 Update = Callable[[int, int, str], None]  # done, total, note
@@ -41,13 +42,17 @@ class Quickstart(NamedTuple):
     comparison: BeforeAfter
 
 
+def _policy(n: int) -> dict[str, object]:
+    return {"model": MODEL, "n": n, "temperature": 0.8, "max_tokens": MAX_TOKENS, "system": SYSTEM}
+
+
 def generate_config(constitution: str, out: Path, seed: int) -> GenerateConfig:
     """The generate run of the quickstart."""
     return GenerateConfig.model_validate(
         {
             "prompts": str(PROMPTS),
             "constitution": constitution,
-            "policy": {"model": MODEL, "n": SAMPLES, "temperature": 0.8, "max_tokens": MAX_TOKENS},
+            "policy": _policy(SAMPLES),
             "judge": {"models": [MODEL], "principles": "all", "comparisons": "disjoint", "min_label_mass": 0.0},
             "pairing": {"strategy": "all", "min_margin": 0.05},
             "seed": seed,
@@ -59,7 +64,9 @@ def generate_config(constitution: str, out: Path, seed: int) -> GenerateConfig:
 
 def train_config(out: Path, seed: int) -> TrainDPOConfig:
     """The tuning of the quickstart."""
-    return TrainDPOConfig.model_validate({"data": str(out), "model": MODEL, "out": str(out / "tuned"), "seed": seed})
+    return TrainDPOConfig.model_validate(
+        {"data": str(out), "model": MODEL, "out": str(out / "tuned"), "seed": seed, "epochs": 3}
+    )
 
 
 def quickstart(
@@ -87,7 +94,7 @@ def quickstart(
 
 async def _compare(constitution: str, out: Path, seed: int, update: Update) -> BeforeAfter:
     prompts = list(read_prompts(str(HELD_OUT)))
-    config = PolicyConfig(model=ModelConfig(model=MODEL), n=2, temperature=0.8, max_tokens=MAX_TOKENS)
+    config = PolicyConfig.model_validate(_policy(1))
     with Ledger.open(out / LEDGER) as ledger:
         before = open_client(ModelConfig(model=MODEL), ledger=ledger, stage="before")
         after = open_client(ModelConfig(model=f"local:{out / 'tuned' / 'model'}"), ledger=ledger, stage="after")
