@@ -18,7 +18,7 @@ import queue
 import sqlite3
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
@@ -52,6 +52,7 @@ CREATE TABLE pending (id INTEGER PRIMARY KEY, source INTEGER NOT NULL, session I
 """
 
 R = TypeVar("R", bound=Row)
+T = TypeVar("T")
 
 
 class StageStats(Row):
@@ -136,6 +137,16 @@ class _Lose(NamedTuple):
     key: str | None
 
 
+class _Work(NamedTuple):
+    """A transaction of somebody else's tables, in this file."""
+
+    work: Callable[[sqlite3.Connection], Any]
+    waiter: "asyncio.Future[Any]"
+
+
+_Operation = _Claim | _Settle | _Fail | _Lose | _Work
+
+
 class _Flight:
     """One request on its way, and how many callers wait for it."""
 
@@ -156,6 +167,7 @@ class Ledger:
         self._reader_mutex = threading.Lock()
         self._flights: dict[str, _Flight] = {}
         self._counts: dict[tuple[str, str], _Counts] = {}
+        self.shared: dict[type, Any] = {}  # what the clients of one ledger have in common (see rlaif.engine.batch)
         self._closed = False
         self._writer = None if lock is None else _Writer(path, connection)
 
@@ -267,6 +279,26 @@ class Ledger:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are on their way."""
+        return len(self._flights)
+
+    # --------------------------------------------------------------------------------------- somebody else's tables
+
+    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What ``work`` returns, once what it wrote is durable. It runs in the writer's thread, as a transaction of its
+        own. Raises ProviderError when the file cannot be written."""
+        if self._writer is None or self._closed:
+            raise InputError(f"{self.path}: the ledger is open for reading only; nothing can be written to it.")
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._writer.post(_Work(work, done))
+        return await done
+
+    def read(self, sql: str, *parameters: Any) -> list[Any]:
+        """The rows of a query."""
+        return self._read(sql, *parameters)
 
     def _read(self, sql: str, *parameters: Any) -> list[Any]:
         with self._reader_mutex:
@@ -386,7 +418,7 @@ class _Writer:
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self._path, self._db = path, connection
-        self._queue: queue.SimpleQueue[_Claim | _Settle | _Fail | _Lose | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
         self._sources: dict[tuple[str, str], int] = {}
         self._broken: RlaifError | None = None
         self._next_row = self._begin_session()
@@ -405,7 +437,7 @@ class _Writer:
             raise _storage_error(self._path, error) from None
         return int(last) + 1
 
-    def post(self, operation: _Claim | _Settle | _Fail | _Lose) -> None:
+    def post(self, operation: _Operation) -> None:
         self._queue.put(operation)
 
     def close(self) -> None:
@@ -424,7 +456,10 @@ class _Writer:
                 open_ = False
             self._handle([operation for operation in batch if operation is not None])
 
-    def _handle(self, batch: list[_Claim | _Settle | _Fail | _Lose]) -> None:
+    def _handle(self, batch: list[_Operation]) -> None:
+        for op in batch:
+            if isinstance(op, _Work):
+                self._work(op)
         settles = [op for op in batch if isinstance(op, _Settle)]
         fails = [op for op in batch if isinstance(op, _Fail)]
         losses = [op for op in batch if isinstance(op, _Lose)]
@@ -444,6 +479,15 @@ class _Writer:
                 self._commit(settles, fails, losses, [])
             except sqlite3.Error:
                 _deliver([(settle.waiter, self._broken) for settle in settles])
+
+    def _work(self, op: _Work) -> None:
+        result: Any
+        try:
+            with _transaction(self._db):
+                result = op.work(self._db)
+        except sqlite3.Error as error:
+            result = _storage_error(self._path, error)
+        _deliver([(op.waiter, result)])
 
     def _look_up(
         self, claims: list[_Claim]
