@@ -4,6 +4,9 @@ A transport (openai, anthropic, vllm, local, scripted) is a `Client`; whatever w
 budget) is a `Client` too, so they compose and each can be tested alone.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol, runtime_checkable
 
 from pydantic import Field
@@ -54,3 +57,20 @@ def request_key(identity: Identity, request: ChatRequest) -> str:
     """The content key of a request: the same for two requests exactly when the same answer would serve both."""
     content = request.model_dump(mode="json", exclude={"cache_prefix"})
     return digest(identity.model_dump(mode="json"), content, length=40)
+
+
+_at_once: ContextVar[bool] = ContextVar("rlaif_at_once", default=False)
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """What is asked inside does not wait for a batch, whatever the model's transport: a run cannot go on without it."""
+    token = _at_once.set(True)
+    try:
+        yield
+    finally:
+        _at_once.reset(token)
+
+
+def asked_at_once() -> bool:
+    return _at_once.get()

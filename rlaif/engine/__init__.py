@@ -10,6 +10,7 @@ from rlaif.engine.downgrade import DowngradingClient
 from rlaif.engine.ledger import Ledger, LedgerStats
 from rlaif.engine.limits import LimitedClient, Limiter
 from rlaif.engine.retry import FIRST_WAIT, RetryingClient
+from rlaif.errors import InputError
 
 __all__ = ["Budget", "Ledger", "LedgerStats", "open_client"]
 
@@ -24,12 +25,12 @@ def open_client(
     refuses, spends no more than ``budget`` has, and stores what it is answered in ``ledger`` under ``stage``.
 
     Without a ledger nothing is stored and every request is sent. Raises InputError before anything is sent (no key, no
-    such model, extra not installed, a budget with a cap and a model without a price).
+    such model, extra not installed, a budget with a cap and a model without a price, batches without a ledger).
     """
+    if model.transport == "batch":
+        return _open_batch_client(model, ledger, stage, budget)
     transport = open_transport(model)
-    limiter = _limiter(model, transport.identity)
-    if hasattr(transport, "on_headers"):
-        transport.on_headers = limiter.on_headers
+    limiter = _listening_limiter(model, transport)
     # From the wire upwards: every send passes the budget and the limiter, repeated or not; what is stored is what the
     # caller gets. The budget is next to the wire: what waits for the limiter has nothing reserved.
     client = transport if budget is None else budget.wrap(transport, model, stage)
@@ -39,6 +40,30 @@ def open_client(
     if ledger is not None:
         client = ledger.wrap(client, stage)
     return client
+
+
+def _open_batch_client(model: ModelConfig, ledger: Ledger | None, stage: str, budget: Budget | None) -> Client:
+    if ledger is None:
+        raise InputError(
+            f"{model.model}: transport: batch needs a run folder to remember its batches in; ask it online."
+        )
+    from rlaif.engine.batch import Batches
+
+    def online(transport: Client) -> Client:
+        return RetryingClient(LimitedClient(transport, _listening_limiter(model, transport)), first_wait=FIRST_WAIT)
+
+    # No limiter and no retries around batches: these hold many requests at once and repeat them by themselves.
+    client: Client = Batches.of(ledger).client(model, online)
+    if budget is not None:
+        client = budget.wrap(client, model, stage, batch=True)
+    return ledger.wrap(DowngradingClient(client), stage)
+
+
+def _listening_limiter(model: ModelConfig, transport: Client) -> Limiter:
+    limiter = _limiter(model, transport.identity)
+    if hasattr(transport, "on_headers"):
+        transport.on_headers = limiter.on_headers
+    return limiter
 
 
 def _remote(model: ModelConfig) -> bool:
