@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ import yaml
 from pydantic import BaseModel
 
 from rlaif.dataset import json_line
+from rlaif.engine import Ledger
 from rlaif.errors import InputError, ProviderError
 
 CONFIG, MANIFEST, LEDGER, REPORT = "config.yaml", "manifest.json", "ledger.sqlite", "report.html"
@@ -20,44 +22,72 @@ ROWS = ("completions", "judgements", "pairs", "dropped", "rewards")
 
 # What may change between two runs into one folder: it is computed anew from the ledger, or sends only what is new.
 # Any other difference means another experiment, which gets another folder.
-MAY_CHANGE = ("pairing", "max_unjudged", "prompts_in_flight", "judge.min_label_mass", "out")
+MAY_CHANGE = ("pairing", "max_unjudged", "max_cost", "prompts_in_flight", "judge.min_label_mass", "out")
+# Of a model: how it is reached and what it costs, not what it answers.
+MODEL_MAY_CHANGE = ("api_key_env", "max_concurrency", "price", "rpm", "timeout", "tpm")
 
 
-def open_run(out: Path, config: BaseModel, *, fresh: bool = False) -> None:
-    """Make ``out`` the folder of this config, or find that it is already. Raises InputError naming the keys that differ
-    from the config the folder was made with; ``fresh`` removes what the earlier run left."""
-    resolved = config.model_dump(mode="json")
+def open_run(out: Path, config: BaseModel, *, fresh: bool = False) -> Ledger:
+    """Make ``out`` the folder of this config, or go on with it, and open its ledger, which keeps other processes out.
+
+    ``fresh`` removes what an earlier run left. Raises InputError as `check_run` does, when another process works there,
+    or when the folder cannot be written to.
+    """
+    check_run(out, config, fresh=fresh)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        ledger = Ledger.open(out / LEDGER, fresh=fresh)
+        try:
+            if fresh:
+                _remove_run(out)
+            write_text(out / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        except BaseException:
+            ledger.close()
+            raise
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written to ({error.strerror}).") from None
+    return ledger
+
+
+def check_run(out: Path, config: BaseModel, *, fresh: bool = False) -> None:
+    """Raises InputError where ``out`` is no run folder, or belongs to a run whose config has other keys (named) and
+    which has been answered at least once; changes nothing."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; give a folder for the run.")
-    known = out / CONFIG
-    if known.exists() and fresh:
-        _remove_run(out)
-    if known.exists():
+    known, ledger = out / CONFIG, out / LEDGER
+    if known.exists() and ledger.exists() and not fresh:
         old = yaml.safe_load(known.read_text(encoding="utf-8"))
-        differing = [k for k in _differences(old, resolved) if not k.startswith(MAY_CHANGE)]
-        if differing:
+        differing = [k for k in _differences(old, config.model_dump(mode="json")) if not _may_change(k)]
+        if differing and _is_answered(ledger):
             raise InputError(
                 f"{out}: this folder belongs to a run with another config (different: {', '.join(differing)});"
                 " give another folder with --out, or start over here with --fresh."
             )
-    elif out.is_dir() and any(out.iterdir()):
+    elif not known.exists() and not ledger.exists() and out.is_dir() and any(out.iterdir()):
         raise InputError(f"{out}: this folder is not empty and is no run folder; give another with --out.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(known, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written to ({error.strerror}).") from None
+
+
+def _is_answered(ledger: Path) -> bool:
+    """Whether there is a reply in it. Before the first, a config may still be corrected (a wrong URL, say)."""
+    with Ledger.open(ledger, read_only=True) as found:
+        return found.stats().total("stored") > 0
+
+
+def _may_change(key: str) -> bool:
+    of_model = re.match(r"(?:policy\.model|judge\.models\.\d+)\.(\w+)", key)
+    return key.startswith(MAY_CHANGE) or (of_model is not None and of_model[1] in MODEL_MAY_CHANGE)
 
 
 def _remove_run(out: Path) -> None:
-    names = [CONFIG, MANIFEST, REPORT, *(f"{name}.jsonl" for name in ROWS), *(p.name for p in out.glob(f"{LEDGER}*"))]
-    for name in names:
+    for name in (MANIFEST, REPORT, *(f"{name}.jsonl" for name in ROWS)):
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / "data", ignore_errors=True)
 
 
 def _differences(old: Any, new: Any, at: str = "") -> list[str]:
     """Dotted keys whose values differ."""
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        old, new = dict(enumerate(old)), dict(enumerate(new))
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return [] if old == new else [at]
     found = []

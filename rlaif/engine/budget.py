@@ -102,6 +102,11 @@ class Budget:
             self._others = self._earlier = None
         return BudgetedClient(self, client, self._meters[key], model.options, batch)
 
+    def check(self) -> None:
+        """Once all clients are wrapped, before anything is sent: raises InputError when there is a cap and an earlier
+        session in the run folder used a model whose price nobody knows."""
+        self._all()
+
     @property
     def spent(self) -> Decimal:
         """USD of all sessions."""
@@ -114,8 +119,7 @@ class Budget:
 
     @property
     def spent_earlier(self) -> Decimal:
-        """USD of earlier sessions on the same ledger. Raises InputError when there is a cap and a session used a model
-        whose price nobody knows."""
+        """USD of earlier sessions on the same ledger."""
         if self._earlier is None:
             self._earlier = total(meter.earlier for meter in self._all())
         return self._earlier
@@ -125,9 +129,27 @@ class Budget:
         """Whether the price of every model is known, so that the sums are all there is."""
         return all(meter.price is not None for meter in self._all())
 
-    def report(self) -> dict[str, Any]:
-        """For the manifest: USD of this session and of all, by stage and model, and which prices they are."""
+    def note(self) -> str:
+        """What was spent so far, for a reader; empty where nothing costs anything."""
         meters = self._all()
+        if all(meter.price is not None and meter.price.free for meter in meters):
+            return ""
+        unknown = dict.fromkeys(str(meter.identity) for meter in meters if meter.price is None)
+        if len(unknown) == len({str(meter.identity) for meter in meters}):
+            return "cost unknown"
+        cap = "" if self.cap is None else f" of {dollars(self.cap)}"
+        earlier = f", {dollars(self.spent)} with earlier sessions" if self.spent_earlier else ""
+        rest = f", without {', '.join(unknown)}" if unknown else ""
+        return f"{dollars(self._now)} spent{earlier}{cap}{rest}"
+
+    def report(self) -> dict[str, Any]:
+        """For the manifest: USD of this session and of all, by stage and model, and which prices they are.
+
+        ``usd_unanswered`` is the part counted for requests whose reply never came; ``complete`` is false where a price
+        is unknown, so that the sums miss something.
+        """
+        meters = self._all()
+        stats = {(s.stage, s.identity.model_dump_json()): s for s in self._stats()}
         listed = any(m.price is not None and m.price.source.startswith(PACKAGE) for m in meters)
         return {
             "usd": number(self.spent),
@@ -139,6 +161,7 @@ class Budget:
                 {
                     "stage": meter.stage,
                     "model": str(meter.identity),
+                    **_counts(stats.get((meter.stage, meter.identity.model_dump_json()))),
                     "usd": None if meter.price is None else number(total((meter.earlier, meter.now))),
                     "usd_this_session": None if meter.price is None else number(meter.now),
                     "price": None if meter.price is None else meter.price.describe(),
@@ -339,6 +362,17 @@ def _count_earlier(meter: _Meter, stats: StageStats) -> None:
         spent = meter.price.cost(stats.usage, input_of_one=stats.largest_input)
         meter.earlier = total((meter.earlier, spent, unanswered))
         meter.unanswered = total((meter.unanswered, unanswered))
+
+
+def _counts(stats: StageStats | None) -> dict[str, int]:
+    if stats is None:
+        return {}
+    usage = stats.usage.model_dump()
+    return {
+        "sent": stats.sent,
+        "reused": stats.reused,
+        **{name: n for name, n in usage.items() if n or "cache" not in name},
+    }
 
 
 def _price_of_identity(identity: Identity) -> Price | None:
