@@ -65,6 +65,7 @@ class Batch:
     input_file: str = ""
     cancelled_at: float | None = None
     processed: int = 0  # how far it has come
+    over: bool = False
     cuts: int = 0
     results: list[tuple[str, Answer, dict[str, Any] | None]] = field(default_factory=list)  # custom_id, answer, reply
     problem: tuple[str, str, int | None] | None = None
@@ -147,7 +148,7 @@ class BatchServer(FaultServer):
         self.polls += 1
         self._process(batch)
         if cancel:
-            if batch.cancelled_at is None and time.time() >= batch.ends:
+            if batch.cancelled_at is None and batch.over:
                 return await _error(writer, api, 409, "This batch has already ended.", "invalid_request_error")
             batch.cancelled_at = batch.cancelled_at or time.time()
             self._process(batch)
@@ -227,14 +228,19 @@ class BatchServer(FaultServer):
         """Answer what should be answered by now."""
         if batch.problem is not None:
             return
-        until = min(time.time(), batch.cancelled_at or batch.ends, batch.ends)
-        elapsed, seconds = until - batch.created, batch.plan.seconds
-        due = len(batch.items) if elapsed >= seconds else int(len(batch.items) * elapsed / seconds)
+        now, end = time.time(), batch.created + batch.plan.seconds
+        until = min(now, batch.cancelled_at or end)
+        due = (
+            len(batch.items)
+            if until >= end
+            else int(len(batch.items) * (until - batch.created) / (end - batch.created))
+        )
         for position in range(batch.processed, due):
             key, body = batch.items[position]
             if not batch.plan.expired(position):
                 self._answer_item(batch, key, body)
         batch.processed = max(batch.processed, due)
+        batch.over = now >= batch.ends
 
     def _answer_item(self, batch: Batch, key: str, body: dict[str, Any]) -> None:
         content = digest(batch.api, body)
@@ -283,7 +289,7 @@ def _is_paid(answer: Answer) -> bool:
 
 
 def _ended(batch: Batch) -> bool:
-    return batch.problem is None and time.time() >= batch.ends
+    return batch.problem is None and batch.over
 
 
 def _unprocessed(batch: Batch) -> list[str]:
