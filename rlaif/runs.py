@@ -24,7 +24,7 @@ ROWS = ("completions", "judgements", "pairs", "dropped", "rewards")
 # Any other difference means another experiment, which gets another folder.
 MAY_CHANGE = ("pairing", "max_unjudged", "max_cost", "prompts_in_flight", "judge.min_label_mass", "out")
 # Of a model: how it is reached and what it costs, not what it answers.
-MODEL_MAY_CHANGE = ("api_key_env", "max_concurrency", "price", "rpm", "timeout", "tpm")
+MODEL_MAY_CHANGE = ("api_key_env", "batch", "max_concurrency", "price", "rpm", "timeout", "tpm", "transport")
 
 
 def open_run(out: Path, config: BaseModel, *, fresh: bool = False) -> Ledger:

@@ -17,6 +17,7 @@ from rlaif.clients._http import failure
 from rlaif.clients._refusals import shorten
 from rlaif.clients.anthropic import AnthropicClient, parse_reply, version
 from rlaif.clients.batch import PAGE, BatchCalls, BatchState, ItemResult, Mark, gone, item
+from rlaif.config.models import MAX_BATCH_REQUESTS
 from rlaif.errors import RequestError, TransientError
 from rlaif.types import ChatReply, ChatRequest
 
@@ -43,7 +44,7 @@ _HTTP = {
 class AnthropicBatch(BatchCalls, AnthropicClient):
     """A BatchTransport of Anthropic's Message Batches API; its identity is that of the online client."""
 
-    max_requests = 100_000
+    max_requests = MAX_BATCH_REQUESTS["anthropic"]
     max_bytes = 256_000_000
     traceable = False
 

@@ -15,6 +15,7 @@ from rlaif.clients._http import failure
 from rlaif.clients._refusals import shorten
 from rlaif.clients.batch import PAGE, BatchCalls, BatchState, ItemResult, Mark, item
 from rlaif.clients.openai import OpenAIClient, parse_reply
+from rlaif.config.models import MAX_BATCH_REQUESTS
 from rlaif.errors import RequestError, RlaifError, TransientError
 from rlaif.types import ChatReply, ChatRequest
 
@@ -33,7 +34,7 @@ _UNPROCESSED = ("batch_expired", "batch_cancelled")
 class OpenAIBatch(BatchCalls, OpenAIClient):
     """A BatchTransport of OpenAI's Batch API; its identity is that of the online client."""
 
-    max_requests = 50_000
+    max_requests = MAX_BATCH_REQUESTS["openai"]
     max_bytes = 200_000_000
     traceable = True
 

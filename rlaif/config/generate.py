@@ -84,6 +84,7 @@ class GenerateConfig(Config):
     max_cost: Decimal | None = Field(None, ge=0)  # USD over all sessions of the run folder; no request passes it
     max_unjudged: float = Field(0.1, ge=0, le=1)  # a larger share of missing verdicts ends the run with exit code 3
     prompts_in_flight: int = Field(64, gt=0)  # prompts worked on at once; memory grows with this, not with the file
+    # (a model with transport: batch raises it to what fills a batch; more lets several batches run side by side)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "GenerateConfig":
@@ -98,3 +99,14 @@ class GenerateConfig(Config):
                 "pairing.strategy best_worst needs judge.comparisons: all; with disjoint comparisons use strategy: all"
             )
         return self
+
+    @property
+    def window(self) -> int:
+        """How many prompts are worked on at once: ``prompts_in_flight``, or as many as fill a batch of each model with
+        ``transport: batch``. Requests of a batch wait together, so fewer prompts would make small batches."""
+        samples = self.policy.n
+        comparisons = samples // 2 if self.judge.comparisons == "disjoint" else samples * (samples - 1) // 2
+        looks = (comparisons if self.policy.model else 1) * (2 if self.judge.orders == "both" else 1)
+        fill = [-(-self.policy.model.requests_at_once // samples)] if self.policy.model else []
+        fill += [-(-model.requests_at_once // looks) for model in self.judge.models]
+        return max(self.prompts_in_flight, *fill)

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from rlaif.config.base import Config
 
+MAX_BATCH_REQUESTS = {"openai": 50_000, "anthropic": 100_000}  # the providers' own limits
 BACKENDS = ("openai", "anthropic", "vllm", "local", "scripted")
 
 
@@ -100,6 +101,14 @@ class ModelConfig(Config):
     @property
     def backend(self) -> Literal["openai", "anthropic", "vllm", "local", "scripted"]:
         return self.model.partition(":")[0]  # type: ignore[return-value]
+
+    @property
+    def requests_at_once(self) -> int:
+        """How many requests wait together: for a model with ``transport: batch`` as many as fill one; else 1."""
+        if self.transport != "batch":
+            return 1
+        most = MAX_BATCH_REQUESTS[self.backend]
+        return min(most, (self.batch and self.batch.max_requests) or most)
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from rlaif.clients.base import Client, request_key
+from rlaif.clients.base import Client, at_once, request_key
 from rlaif.config.generate import JudgeConfig
 from rlaif.errors import ProviderError, RequestError, TransientError
 from rlaif.hashing import uniform
@@ -194,7 +194,8 @@ async def resolve_labels(client: Client, config: JudgeConfig) -> Literal["logpro
     if client.capabilities.logprobs is not None:
         return "logprob" if client.capabilities.logprobs else "text"
     try:
-        reply = await client.complete(_PROBE)
+        with at_once():  # the run cannot begin without the answer
+            reply = await client.complete(_PROBE)
     except RequestError:
         return "text"
     except TransientError as error:
