@@ -1,22 +1,22 @@
 """Training: one file a method, behind `rlaif.training.check`; only ``trl_adapter.py`` imports trl.
 
-``train_dpo`` and ``check`` are loaded when they are asked for: importing this package loads no torch.
+``train_dpo`` and ``check_dpo`` are loaded when they are asked for: importing this package loads no torch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlaif.training.check import CheckReport, check
+    from rlaif.training.check import CheckReport, check_dpo
     from rlaif.training.dpo import TrainResult, train_dpo
 
 _HOME = {
     "CheckReport": "rlaif.training.check",
-    "check": "rlaif.training.check",
+    "check_dpo": "rlaif.training.check",
     "TrainResult": "rlaif.training.dpo",
     "train_dpo": "rlaif.training.dpo",
 }
-__all__ = ["CheckReport", "TrainResult", "check", "train_dpo"]
+__all__ = ["CheckReport", "TrainResult", "check_dpo", "train_dpo"]
 
 
 def __getattr__(name: str) -> Any:

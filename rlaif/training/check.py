@@ -105,14 +105,14 @@ class Prepared:
     evaluate: list[TokenPair]
 
 
-def check(config: TrainDPOConfig) -> CheckReport:
+def check_dpo(config: TrainDPOConfig) -> CheckReport:
     """What ``train_dpo(config)`` would do. Raises InputError when it could not: no pairs, data of another kind, no such
     model, no chat template for conversational pairs, not enough memory."""
     return prepare(config).report
 
 
 def prepare(config: TrainDPOConfig) -> Prepared:
-    """All of a training that needs no weights. Raises as `check`."""
+    """All of a training that needs no weights. Raises as `check_dpo`."""
     data = read_preferences(config.data, config.limit)
     versions = installed()
     tokenizer = load_tokenizer(config.model_name)
@@ -338,4 +338,4 @@ def duration(seconds: float) -> str:
     )
 
 
-__all__ = ["CheckReport", "Prepared", "check", "prepare", "show"]
+__all__ = ["CheckReport", "Prepared", "check_dpo", "prepare", "show"]

@@ -55,10 +55,10 @@ def train_dpo(
 ) -> TrainResult:
     """Train ``config.model`` on the pairs of ``config.data`` and leave the tuned model in ``config.out``.
 
-    ``on_check`` gets the report of `rlaif.training.check.check` before anything is computed. A folder that holds this
+    ``on_check`` gets the report of `check_dpo` before anything is computed. A folder that holds this
     training finished already is returned as it is. ``resume`` continues from the last checkpoint, exactly.
 
-    Raises InputError for what `check` refuses, for a folder made with another config or other data, and for an
+    Raises InputError for what `check_dpo` refuses, for a folder made with another config or other data, and for an
     unfinished one without ``resume``; QualityError when the loss is no longer a number; KeyboardInterrupt after
     Ctrl-C, once the step in progress is done and its checkpoint written (at once when pressed again).
     """

@@ -14,6 +14,7 @@ Not covered: several machines, DeepSpeed and FSDP.
 
 import math
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when huggingface_hub is imp
 
 import huggingface_hub.constants
 import torch
+import transformers
 import trl
 from datasets import Dataset
 from torch.utils.data import Sampler
@@ -35,6 +37,8 @@ from rlaif.training.model import adapter_config
 from rlaif.training.plan import Plan
 from rlaif.training.tokens import TokenPair
 
+transformers.utils.logging.disable_progress_bar()  # one bar for loading, another for writing, below ours
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # TRL's own call
 huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # where it was imported before this module
 
 # Two ways to the same sum of log-probs differ by rounding only; a model that looks elsewhere is off by whole nats.
@@ -179,9 +183,10 @@ class PairTrainer(trl.DPOTrainer):  # type: ignore[misc]
             if self.shares_prompts
             else super()._compute_loss(model, inputs, return_outputs)
         )
-        if not math.isfinite(float(loss)):
+        value = float(loss.detach())
+        if not math.isfinite(value):
             raise QualityError(
-                f"training diverged at step {self.state.global_step + 1}: the loss is {float(loss)};"
+                f"training diverged at step {self.state.global_step + 1}: the loss is {value};"
                 f" lower learning_rate (now {self.args.learning_rate:g}) and start over."
             )
         return loss
