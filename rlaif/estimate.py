@@ -1,0 +1,460 @@
+"""What a generate run would send and cost, without sending or writing anything.
+
+The run's own code asks, in the run's own words: prompts are read, templates filled in and comparisons planned as ever,
+but behind the stages stands a `DryClient`. It counts a request, answers it from the run folder's ledger where the reply
+is there (that costs nothing), and else with a placeholder for a text nobody has written yet. The placeholder counts as
+many tokens as such a text is expected to have.
+
+**Tokens** are estimated from the text (rlaif.engine.tokens): no tokenizer of a provider is called. Where the ledger
+holds ten replies of a kind, others are expected to be as long, and the input is counted as the provider counted theirs:
+the estimate after a small run (``--limit 20``) is far better than the one before.
+
+**low, expected, high**: high takes every reply as long as ``max_tokens``. Not counted: requests repeated after a
+failure; the discount of prompt caching.
+"""
+
+import asyncio
+import math
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Literal, NamedTuple
+
+from rlaif.clients._http import public_url
+from rlaif.clients.base import Capabilities, Identity, request_key
+from rlaif.config.generate import GenerateConfig
+from rlaif.config.models import ModelConfig
+from rlaif.constitution import load_constitution
+from rlaif.engine import Budget, Ledger
+from rlaif.engine.prices import Price, how_to_price, number, price_of, total
+from rlaif.engine.tokens import estimate_tokens
+from rlaif.judges import judge_comparison
+from rlaif.judges.pairwise import PairwiseJudge, resolve_labels
+from rlaif.pairing import plan_comparisons
+from rlaif.prompts import check_prompts, read_prompts, read_samples
+from rlaif.runs import LEDGER, check_run
+from rlaif.sampling import given, is_usable, sample, with_system
+from rlaif.types import ChatReply, ChatRequest, Completion, Constitution, Prompt, Usage
+
+METHOD = (
+    "Tokens are estimated from the text, not counted by a tokenizer; high: every reply as long as max_tokens."
+    " Requests repeated after a failure and the discount of prompt caching are not in it."
+)
+
+
+_PER_MESSAGE, _PER_REQUEST = 4, 3  # tokens that the chat format adds
+
+
+class Range(NamedTuple):
+    """low, expected, high."""
+
+    low: float
+    expected: float
+    high: float
+
+    def __add__(self, other: object) -> "Range":
+        assert isinstance(other, Range)
+        return Range(self.low + other.low, self.expected + other.expected, self.high + other.high)
+
+    def times(self, factor: float) -> "Range":
+        return Range(self.low * factor, self.expected * factor, self.high * factor)
+
+    def rounded(self) -> dict[str, int]:
+        return {"low": round(self.low), "expected": round(self.expected), "high": round(self.high)}
+
+
+def tokenizer_range(model: ModelConfig) -> Range:
+    """How many tokens of this model's go on one of `estimate_tokens`."""
+    if model.backend == "anthropic":
+        return Range(0.9, 1.25, 1.6)
+    return Range(0.92, 1.0, 1.15) if model.backend == "openai" and not _url(model) else Range(0.9, 1.1, 1.5)
+
+
+# ------------------------------------------------------------------------------------------------ replies nobody wrote
+
+Kind = Literal["sample", "reasons", "label", "probabilities"]
+_PLACEHOLDER: dict[Kind, str] = {
+    "sample": "\ue000",
+    "reasons": "\ue001",
+}  # private-use characters: no real text holds them
+_UNSEEN: dict[Kind, tuple[int, int]] = {  # low, expected tokens of a reply where the ledger holds none to learn from
+    "sample": (100, 400),
+    "reasons": (40, 120),
+    "label": (1, 5),
+    "probabilities": (1, 1),
+}
+_ENOUGH = 10  # replies of a kind to learn from
+
+
+@dataclass
+class _Seen:
+    """Lengths of real replies of one kind."""
+
+    n: int = 0
+    tokens: int = 0
+    squares: int = 0
+    visible: int = 0  # without reasoning: what a judge is shown
+
+    def add(self, tokens: int, reasoning: int) -> None:
+        self.n += 1
+        self.tokens += tokens
+        self.squares += tokens * tokens
+        self.visible += max(0, tokens - reasoning)
+
+    def length(self, kind: Kind, limit: float) -> Range:
+        """Of a reply not yet there, at most ``limit`` tokens."""
+        if self.n < _ENOUGH:
+            low, expected = _UNSEEN[kind]
+            part = 8 if kind == "sample" else 1  # whoever sets a limit for samples leaves room above the usual
+            return Range(min(low, limit / part), min(expected, limit / min(part, 2)), limit)
+        mean = self.tokens / self.n
+        spread = math.sqrt(max(0.0, self.squares / self.n - mean * mean) / self.n)
+        around = max(3 * spread, 0.1 * mean)
+        return Range(max(0.0, mean - around), mean, min(limit, mean + around))
+
+    def shown(self, kind: Kind, limit: float) -> Range:
+        """As `length`, of the part that is text."""
+        whole = self.length(kind, limit)
+        return whole.times(self.visible / self.tokens) if self.n >= _ENOUGH and self.tokens else whole
+
+
+@dataclass
+class Tally:
+    """The requests of one stage and model. Weights: one request may stand for several that are like it."""
+
+    stage: str
+    model: ModelConfig
+    identity: Identity
+    answered: int = 0
+    pending: float = 0.0
+    text: float = 0.0  # estimated tokens of the pending requests' texts, placeholders left out
+    slots: dict[Kind, float] = field(default_factory=lambda: defaultdict(float))  # placeholders in them
+    kinds: dict[Kind, float] = field(default_factory=lambda: defaultdict(float))  # pending requests by kind of reply
+    limits: dict[Kind, float] = field(default_factory=lambda: defaultdict(float))  # the sum of their max_tokens
+    answered_text: float = 0.0  # estimated tokens of the answered requests' texts, and what the provider counted
+    answered_input: int = 0
+    seen: dict[Kind, _Seen] = field(default_factory=dict)
+
+    def note(self, request: ChatRequest, kind: Kind, reply: ChatReply | None, weight: float) -> None:
+        texts = [m.content for m in request.messages]
+        tokens = sum(map(estimate_tokens, texts)) + _PER_MESSAGE * len(texts) + _PER_REQUEST
+        if request.json_schema is not None:
+            tokens += estimate_tokens(str(request.json_schema))
+        if reply is not None:
+            self.answered += 1
+            self.answered_text += tokens
+            self.answered_input += reply.usage.input_tokens
+            self.seen.setdefault(kind, _Seen()).add(reply.usage.output_tokens, reply.usage.reasoning_tokens)
+            return
+        self.pending += weight
+        self.kinds[kind] += weight
+        self.limits[kind] += weight * request.max_tokens
+        for name, mark in _PLACEHOLDER.items():
+            found = sum(text.count(mark) for text in texts)
+            self.slots[name] += weight * found
+            tokens -= found * estimate_tokens(mark)
+        self.text += weight * tokens
+
+
+# -------------------------------------------------------------------------------------------------------- the client
+
+
+class DryClient:
+    """A Client that sends nothing. ``weight``: how many like it each request stands for."""
+
+    def __init__(
+        self, tally: Tally, ledger: Ledger | None, kind: Callable[[ChatRequest], Kind], capabilities: Capabilities
+    ) -> None:
+        self.identity, self.capabilities = tally.identity, capabilities
+        self.tally, self.weight = tally, 1.0
+        self._ledger, self._kind = ledger, kind
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        kind, reply = self._kind(request), None
+        if self._ledger is not None:
+            reply = self._ledger.reply(request_key(self.identity, request))
+            if reply is not None and reply.finish_reason == "unknown":  # no answer: the run would ask again
+                reply = None
+        self.tally.note(request, kind, reply, self.weight)
+        if reply is not None:
+            return reply
+        return ChatReply(text=_PLACEHOLDER.get(kind, "") + str(request.sample_index), finish_reason="stop")
+
+    async def aclose(self) -> None:
+        return None
+
+
+def _url(model: ModelConfig) -> str | None:
+    variable = {"openai": "OPENAI_BASE_URL", "anthropic": "ANTHROPIC_BASE_URL"}.get(model.backend, "")
+    return model.base_url or os.environ.get(variable) or None
+
+
+def _identity(model: ModelConfig, stage: str, ledger: Ledger | None) -> Identity:
+    """Who answered in the ledger: without a key, the SDK or the weights nothing else can tell exactly."""
+    url = _url(model)
+    plain = Identity(backend=model.backend, model=model.name, base_url=public_url(url) if url else None)
+    known = [s.identity for s in ledger.stats().stages if s.stage == stage] if ledger else []
+    alike = [i for i in known if (str(i), i.base_url) == (str(plain), plain.base_url)]
+    return alike[-1] if alike else plain
+
+
+def _capabilities(model: ModelConfig) -> Capabilities:
+    if model.backend in ("local", "vllm"):
+        return Capabilities(logprobs=model.logprobs is not False)
+    if model.backend == "openai":
+        return Capabilities(logprobs=model.logprobs)
+    return Capabilities(logprobs=model.backend == "scripted" and bool(model.logprobs))
+
+
+# ------------------------------------------------------------------------------------------------------ the estimate
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """One stage and model. ``calls`` are all of the run's; ``answered`` of them are in the ledger and cost nothing;
+    tokens and USD are of the others, in all. ``online`` and ``batch`` are None where the price is unknown."""
+
+    stage: str
+    model: str
+    calls: int
+    answered: int
+    input_tokens: Range
+    output_tokens: Range
+    price: Price | None
+    online: tuple[Decimal, Decimal, Decimal] | None
+    batch: tuple[Decimal, Decimal, Decimal] | None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run would send. ``spent``: USD that earlier sessions on the run folder spent already; ``notes``: sentences
+    about what could not be known."""
+
+    prompts: int
+    stages: tuple[StageEstimate, ...]
+    spent: Decimal
+    max_cost: Decimal | None
+    notes: tuple[str, ...]
+
+    def usd(self, *, batch: bool = False) -> tuple[Decimal, Decimal, Decimal] | None:
+        """low, expected, high USD still to spend; None where a price is unknown."""
+        prices = [stage.batch if batch else stage.online for stage in self.stages]
+        known = [price for price in prices if price is not None]
+        if len(known) < len(prices):
+            return None
+        low, expected, high = (total(price[i] for price in known) for i in range(3))
+        return low, expected, high
+
+    def report(self) -> dict[str, Any]:
+        """All figures, for JSON."""
+        return {
+            "prompts": self.prompts,
+            "stages": [
+                {
+                    "stage": s.stage,
+                    "model": s.model,
+                    "calls": s.calls,
+                    "answered": s.answered,
+                    "to_send": s.calls - s.answered,
+                    "input_tokens": s.input_tokens.rounded(),
+                    "output_tokens": s.output_tokens.rounded(),
+                    "usd": _usd(s.online),
+                    "usd_batch": _usd(s.batch),
+                    "price": s.price.describe() if s.price else None,
+                }
+                for s in self.stages
+            ],
+            "calls": sum(s.calls for s in self.stages),
+            "answered": sum(s.answered for s in self.stages),
+            "usd": _usd(self.usd()),
+            "usd_batch": _usd(self.usd(batch=True)),
+            "usd_spent": number(self.spent),
+            "max_cost": None if self.max_cost is None else number(self.max_cost),
+            "method": METHOD,
+            "notes": list(self.notes),
+        }
+
+
+def _usd(costs: tuple[Decimal, Decimal, Decimal] | None) -> dict[str, float] | None:
+    return None if costs is None else dict(zip(Range._fields, map(number, costs), strict=True))
+
+
+Progress = Callable[[int, int], None]  # called with the prompts done and their number
+
+
+def estimate(
+    config: GenerateConfig, *, limit: int | None = None, fresh: bool = False, progress: Progress | None = None
+) -> Estimate:
+    """What running ``config`` would send from here on. Needs no key, loads no model, sends nothing, writes nothing.
+
+    ``limit`` and ``fresh`` as for `generate`; raises InputError where that would.
+    """
+    constitution = load_constitution(config.constitution)
+    samples = config.policy.completions
+    found = check_prompts(str(samples or config.prompts), samples=samples is not None)
+    check_run(config.out, config, fresh=fresh)
+    with ExitStack() as stack:
+        path = config.out / LEDGER
+        ledger = stack.enter_context(Ledger.open(path, read_only=True)) if path.exists() and not fresh else None
+        prompts = min(found.prompts, limit or found.prompts)
+        run = _Dry(config, constitution, ledger, prompts)
+        return asyncio.run(run.main(progress))
+
+
+class _Dry:
+    # Above so many comparisons one stands for all of a prompt's: they differ only in the principle drawn.
+    EVERY = 5000
+
+    def __init__(self, config: GenerateConfig, constitution: Constitution, ledger: Ledger | None, prompts: int) -> None:
+        self.config, self.constitution, self.ledger, self.prompts = config, constitution, ledger, prompts
+        self.notes: list[str] = []
+        self.budget = Budget(None, ledger)
+        self.policy: DryClient | None = None
+        self.judges: list[PairwiseJudge] = []
+        self.clients: list[DryClient] = []
+        if config.policy.model is not None:
+            self.policy = self._open(config.policy.model, "sample", lambda request: "sample")
+
+    def _open(self, model: ModelConfig, stage: str, kind: Callable[[ChatRequest], Kind]) -> DryClient:
+        tally = Tally(stage, model, _identity(model, stage, self.ledger))
+        client = DryClient(tally, self.ledger, kind, _capabilities(model))
+        self.budget.wrap(client, model, stage)  # for what earlier sessions spent
+        self.clients.append(client)
+        return client
+
+    async def main(self, progress: Progress | None) -> Estimate:
+        for model in self.config.judge.models:
+            client = self._open(model, "judge", self._kind_of_question)
+            labels = await resolve_labels(client, self.config.judge)
+            if client.tally.pending:  # only a request can tell, and it was not sent yet
+                self.notes.append(
+                    f"{model.model}: whether it gives log-probs is asked when the run begins; counted as if it did not"
+                    " (say `logprobs: true` or `false` for the model to settle it)."
+                )
+            self.judges.append(PairwiseJudge(client, self.config.judge, labels))
+        for number_, (prompt, texts) in enumerate(self._work(), 1):
+            await self._one_prompt(prompt, texts)
+            if progress:
+                progress(number_, self.prompts)
+        return self._estimate()
+
+    def _kind_of_question(self, request: ChatRequest) -> Kind:
+        if request.top_logprobs is not None and request.max_tokens == 1:
+            return "probabilities"
+        return "reasons" if request.json_schema is not None or self.config.judge.rationale else "label"
+
+    def _work(self) -> Iterator[tuple[Prompt, tuple[str, ...] | None]]:
+        policy = self.config.policy
+        if policy.completions is not None:
+            source: Iterator[tuple[Prompt, tuple[str, ...] | None]] = iter(read_samples(str(policy.completions)))
+        else:
+            source = ((with_system(p, policy.system), None) for p in read_prompts(str(self.config.prompts)))
+        for number_, item in enumerate(source):
+            if number_ >= self.prompts:
+                return
+            yield item
+
+    async def _one_prompt(self, prompt: Prompt, texts: tuple[str, ...] | None) -> None:
+        judge = self.config.judge
+        if texts is not None:
+            completions, _ = given(prompt, texts, "file")
+        else:
+            completions = await self._sample(prompt)
+        usable = [c for c in completions if is_usable(c)]
+        comparisons, _ = plan_comparisons(prompt, usable, disjoint=judge.comparisons == "disjoint")
+        asked, weight = comparisons, 1.0
+        unwritten = texts is None and all(_is_placeholder(c) for c in completions)
+        if comparisons and unwritten and self.prompts * len(comparisons) * len(self.judges) > self.EVERY:
+            # Nothing of it can be in the ledger, and all have the same length: one is rendered for all.
+            asked, weight = comparisons[:1], float(len(comparisons))
+        for dry in self.clients:
+            dry.weight = weight
+        for comparison in asked:
+            await judge_comparison(comparison, self.constitution, self.judges, self.config.seed)
+        for dry in self.clients:
+            dry.weight = 1.0
+
+    async def _sample(self, prompt: Prompt) -> list[Completion]:
+        assert self.policy is not None
+        config = self.config.policy
+        if self.ledger is not None:
+            return (await sample(prompt, self.policy, config, self.config.seed))[0]
+        # All samples of a prompt are asked for with the same text.
+        self.policy.weight = float(config.n)
+        (one,), _ = await sample(prompt, self.policy, config.model_copy(update={"n": 1}), self.config.seed)
+        self.policy.weight = 1.0
+        return [
+            one.model_copy(update={"id": f"{one.id}-{i}", "index": i, "text": one.text + str(i)})
+            for i in range(config.n)
+        ]
+
+    # ------------------------------------------------------------------------------------------------- adding up
+
+    def _estimate(self) -> Estimate:
+        lengths = self._lengths()
+        stages = tuple(self._stage(client.tally, lengths) for client in self.clients)
+        unknown = [c.tally.model for c, s in zip(self.clients, stages, strict=True) if s.price is None]
+        for model in {m.model: m for m in unknown}.values():
+            self.notes.append(
+                f"{model.model}{f' at {model.base_url}' if model.base_url else ''}: its price is not known; write it"
+                f" into the config: {how_to_price(model)}. With --max-cost this run is refused until then."
+            )
+        return Estimate(self.prompts, stages, self.budget.spent, self.config.max_cost, tuple(self.notes))
+
+    def _lengths(self) -> dict[Kind, Range]:
+        """Tokens of the texts that placeholders stand for."""
+        policy = self.policy.tally.seen.get("sample") if self.policy else None
+        reasons = [c.tally.seen["reasons"] for c in self.clients if "reasons" in c.tally.seen]
+        return {
+            "sample": (policy or _Seen()).shown("sample", self.config.policy.max_tokens),
+            "reasons": (reasons[0] if reasons else _Seen()).shown("reasons", self.config.judge.max_tokens),
+        }
+
+    def _stage(self, tally: Tally, lengths: dict[Kind, Range]) -> StageEstimate:
+        ratio = tokenizer_range(tally.model)
+        if tally.answered >= _ENOUGH and tally.answered_text and tally.answered_input:
+            found = tally.answered_input / tally.answered_text
+            ratio = Range(0.95 * found, found, 1.05 * found)
+        tokens_in = Range(*(tally.text * r for r in ratio))
+        for kind, count in tally.slots.items():
+            tokens_in += lengths[kind].times(count)
+        tokens_out = Range(0, 0, 0)
+        for kind, count in tally.kinds.items():
+            seen = tally.seen.get(kind, _Seen())
+            tokens_out += seen.length(kind, tally.limits[kind] / count).times(count)
+        price = price_of(tally.model)
+        calls = round(tally.pending)
+        return StageEstimate(
+            tally.stage,
+            str(tally.identity),
+            calls + tally.answered,
+            tally.answered,
+            tokens_in,
+            tokens_out,
+            price,
+            _costs(price, tokens_in, tokens_out, calls, batch=False),
+            _costs(price, tokens_in, tokens_out, calls, batch=True),
+        )
+
+
+def _is_placeholder(completion: Completion) -> bool:
+    return completion.text.startswith(_PLACEHOLDER["sample"])
+
+
+def _costs(
+    price: Price | None, tokens_in: Range, tokens_out: Range, calls: int, *, batch: bool
+) -> tuple[Decimal, Decimal, Decimal] | None:
+    if price is None:
+        return None
+    low, expected, high = (
+        price.cost(
+            Usage(input_tokens=round(i), output_tokens=round(o)),
+            batch=batch,
+            input_of_one=round(i / calls) if calls else 0,
+        )
+        for i, o in zip(tokens_in, tokens_out, strict=True)
+    )
+    return low, expected, high
