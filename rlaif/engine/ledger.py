@@ -29,8 +29,8 @@ class StageStats(Row):
     """What one model did in one stage. ``sent``, ``reused`` and ``failed`` count this session (since the ledger was
     opened); the rest is the whole life of the ledger. ``stored``: distinct requests with a reply; ``paid``: replies
     received, those that replaced an unusable one included; ``usage``: their tokens, ``largest_input`` the input of the
-    largest. ``unsettled``: requests that were on their way when an earlier session was killed and have not been repeated
-    since. ``lost_input`` and ``lost_output``: the most tokens that were charged, perhaps, for requests whose reply never
+    largest. ``unsettled``: requests on their way when an earlier session was killed, and not repeated
+    since. ``lost_input`` and ``lost_output``: the most tokens that may have been charged for requests whose reply never
     came (see `Ledger.lose`)."""
 
     stage: str
