@@ -50,8 +50,7 @@ def _show(comparison: "BeforeAfter") -> None:
     from rich.table import Table
 
     table = Table(
-        title=f"Constitution '{comparison.constitution}': {comparison.prompts} held-out prompts,"
-        f" {comparison.samples_per_prompt} answers each, same seeds",
+        title=f"Constitution '{comparison.constitution}': {comparison.prompts} held-out prompts, same seeds",
         title_justify="left",
     )
     for column in ("measure", "before", "after", "difference", "95 % interval"):

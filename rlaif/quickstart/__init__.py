@@ -65,7 +65,7 @@ def generate_config(constitution: str, out: Path, seed: int) -> GenerateConfig:
 def train_config(out: Path, seed: int) -> TrainDPOConfig:
     """The tuning of the quickstart."""
     return TrainDPOConfig.model_validate(
-        {"data": str(out), "model": MODEL, "out": str(out / "tuned"), "seed": seed, "epochs": 3}
+        {"data": str(out), "model": MODEL, "out": str(out / "tuned"), "seed": seed, "epochs": 3, "learning_rate": 1e-4}
     )
 
 
