@@ -36,14 +36,14 @@ def dpo(
     from rlaif.cli.progress import progress
     from rlaif.config.base import apply_overrides, read_yaml, validate
     from rlaif.config.train import TrainDPOConfig, replaced_key
-    from rlaif.training.check import check, duration, show
+    from rlaif.training.check import check_dpo, duration, show
     from rlaif.training.dpo import train_dpo
 
     document = read_yaml(config)
     apply_overrides(document, [*overrides, *([f"out={json.dumps(str(out))}"] if out else [])])
     settings = validate(TrainDPOConfig, document, replaced_key)
     if only_check:
-        report = check(settings)
+        report = check_dpo(settings)
         click.echo(report.model_dump_json(indent=2)) if as_json else show(report)
         return
     with progress("training") as update:

@@ -40,7 +40,7 @@ class TrainDPOConfig(Config):
     ``data``: a run folder of `rlaif generate`, a preference file in one of TRL's formats, or a data set folder.
     ``batch_size``: pairs in one optimizer step; ``micro_batch_size``: how many of them are computed at once.
     ``max_length``: tokens of prompt + completion; what is longer is cut off at the end.
-    ``warmup``: a share of all steps (below 1) or a number of steps. ``limit``: only the first that many pairs.
+    ``warmup``: a share of all steps (below 1, rounded down) or a number of steps. ``limit``: only so many pairs.
     """
 
     data: str
@@ -54,7 +54,7 @@ class TrainDPOConfig(Config):
     micro_batch_size: int | Auto = "auto"
     max_length: int = Field(1024, ge=16)
     lora: LoraConfig | None = LoraConfig()
-    warmup: float = Field(0.1, ge=0)
+    warmup: float = Field(0.05, ge=0)
     gradient_checkpointing: bool | Auto = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     save_steps: int | None = Field(None, ge=1)  # a checkpoint every so many steps (default: at the end of each epoch)

@@ -185,9 +185,10 @@ def _learning_rate(config: TrainDPOConfig, set_: Any) -> float:
 
 
 def _warmup(config: TrainDPOConfig, steps: int) -> int:
-    # Not more than half of a short run: with every step in the warm-up nothing would be learned.
-    asked = round(config.warmup) if config.warmup >= 1 else math.ceil(config.warmup * steps)
-    return min(asked, steps // 2)
+    # Rounded down, and never more than half: the first step of a warm-up has the rate 0, and in a short training each
+    # step that learns nothing is dear.
+    asked = config.warmup if config.warmup >= 1 else config.warmup * steps
+    return min(int(asked), steps // 2)
 
 
 # ----------------------------------------------------------------------------------------------------- memory

@@ -297,7 +297,6 @@ def test_a_whole_training_follows_trls_own(config: Make, tiny_model: Path, tmp_p
         num_train_epochs=3,
         learning_rate=1e-3,
         lr_scheduler_type="linear",
-        warmup_steps=1,
         logging_steps=1,
     )
     theirs.train()
