@@ -1,8 +1,9 @@
 """A generate run: prompts -> completions -> judgements -> pairs, in one run folder. Knows every stage.
 
-Prompts stream through: each is sampled, judged and paired on its own, at most ``prompts_in_flight`` at once, and
-written in the file's order. The ledger is the only durable state; everything else is computed from (config, prompts,
-ledger), so running again goes on where a run stopped, and sends nothing that was answered before.
+Prompts stream through: each is sampled, judged and paired on its own, at most ``prompts_in_flight`` at once (as many as
+fill a batch, with ``transport: batch``), and written in the file's order. The ledger is the only durable state;
+everything else is computed from (config, prompts, ledger), so running again goes on where a run stopped, and sends
+nothing that was answered before.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ from rlaif.judges import judge_comparison
 from rlaif.judges.pairwise import PairwiseJudge, resolve_labels
 from rlaif.pairing import pair, plan_comparisons
 from rlaif.prompts import PromptFile, check_prompts, read_prompts, read_samples
-from rlaif.runs import LEDGER, RowFiles, open_run, write_manifest, write_text
+from rlaif.runs import RowFiles, open_run, write_manifest, write_text
 from rlaif.sampling import given, is_usable, sample, with_system
 from rlaif.types import Completion, Constitution, Dropped, Judgement, PreferencePair, Prompt, Unjudged
 
@@ -140,8 +141,7 @@ def generate(
     constitution = load_constitution(config.constitution)
     samples = config.policy.completions
     found = check_prompts(str(samples or config.prompts), samples=samples is not None)
-    open_run(config.out, config, fresh=fresh)
-    with Ledger.open(config.out / LEDGER) as ledger:
+    with open_run(config.out, config, fresh=fresh) as ledger:
         run = _Run(config, constitution, ledger, found, limit, progress)
         return asyncio.run(run.main())
 
@@ -180,7 +180,7 @@ class _Run:
                 self.judges.append(PairwiseJudge(client, config.judge, await resolve_labels(client, config.judge)))
             with RowFiles(config.out, FILES) as files:
                 total = min(self.found.prompts, self.limit or self.found.prompts)
-                async with aclosing(ordered(self._work(), self._one_prompt, config.prompts_in_flight)) as results:
+                async with aclosing(ordered(self._work(), self._one_prompt, config.window)) as results:
                     async for result in results:
                         self._write(files, result)
                         self.counts.add(result)

@@ -17,6 +17,7 @@ _COMMANDS = {
     "quickstart": ("rlaif.cli.quickstart:quickstart", "The whole loop on the embedded model, on a CPU, in minutes."),
     "init": ("rlaif.cli.init:init", "Make a small project folder that runs."),
     "generate": ("rlaif.cli.generate:generate", "Prompts and a constitution in, preference data out."),
+    "batch": ("rlaif.cli.batch:batch", "List, cancel and resume the batches of a run."),
     "train": ("rlaif.cli.train:train", "Tune a model on preference data."),
     "constitution": ("rlaif.cli.constitution:constitution", "Check, show and import constitutions."),
     "report": ("rlaif.cli.report:report", "A run as one HTML file."),

@@ -68,14 +68,16 @@ _Outcome = ChatReply | _Again | _Online
 
 
 class _Entry:
-    """A request somebody waits for. ``batch``: the row of the batch it is part of."""
+    """A request somebody waits for. ``batch``: the row of the batch it is part of; ``sent``: a hash of how it was
+    spelled there (None: an earlier session sent it)."""
 
-    __slots__ = ("batch", "futures", "key", "request", "size")
+    __slots__ = ("batch", "futures", "key", "request", "sent", "size")
 
     def __init__(self, key: str, request: ChatRequest) -> None:
         self.key, self.request = key, request
         self.futures: set[asyncio.Future[_Outcome]] = set()
         self.batch: int | None = None
+        self.sent: int | None = None
         self.size = 0
 
     def resolve(self, outcome: _Outcome | BaseException) -> None:
@@ -301,9 +303,7 @@ class Batcher:
                 return
             marker = secrets.token_hex(16)
             try:
-                prepared = await self._patiently(
-                    lambda: self.transport.prepare(marker, (self.transport.line(e.key, e.request) for e in entries))
-                )
+                prepared = await self._patiently(lambda: self.transport.prepare(marker, map(self._line, entries)))
             except RequestError as error:
                 raise _whole(error, len(entries)) from None
             since = await self._patiently(self.transport.newest)
@@ -314,6 +314,11 @@ class Batcher:
             await self._table.found(record.row, state, confirmed=confirmed)
         log.info("%s: batch %s of %d requests submitted", self.transport.identity, state.id, len(entries))
         self._watch(record.row)
+
+    def _line(self, entry: _Entry) -> bytes:
+        line = self.transport.line(entry.key, entry.request)
+        entry.sent = hash(line)
+        return line
 
     async def _hand_over(self, record: BatchRecord, prepared: Any) -> tuple[BatchState, bool]:
         """The batch at the provider, and whether it is certainly ours. Made once, however often the reply is lost."""
@@ -416,6 +421,8 @@ class Batcher:
             if state != known:
                 known = state
                 await self._table.update(record.row, state)
+                done = state.succeeded + state.errored
+                log.info("%s: batch %s: %s, %d of %d", record.identity, name, state.said, done, record.requests)
             cancelled = cancelled or (state.cancelled and not first and not asked)
             first = False
             if state.status in ("ended", "failed"):
@@ -483,7 +490,7 @@ class Batcher:
                 failed += 1
                 if failed > 3 * SUBMISSIONS:
                     raise ProviderError(f"{error} The results of batch {state.id} could not be had.") from None
-                await asyncio.sleep(max(error.retry_after or 0.0, _jittered(min(60.0, 0.5 * 2**failed))))
+                await asyncio.sleep(max(error.retry_after or 0.0, _jittered(min(60.0, 0.25 * 2**failed))))
 
     async def _download(self, record: BatchRecord, name: str, *, skip_broken: bool) -> int:
         ours = 0
@@ -520,9 +527,10 @@ class Batcher:
 
     def _learned(self, entry: _Entry, error: RequestError) -> bool:
         """Whether the same request can be spelled as this server wants it."""
-        before = self.transport.line(entry.key, entry.request)
         self.transport.learn(error)
-        return self.transport.line(entry.key, entry.request) != before
+        if error.kind != "unsupported":
+            return False
+        return entry.sent is None or hash(self.transport.line(entry.key, entry.request)) != entry.sent
 
     # -------------------------------------------------------------------------------------------------------- both
 

@@ -5,7 +5,8 @@ it; and each reply before anybody sees it. So a run that is killed at any moment
 is never part of two batches that may both answer it.
 
 Two tables in the ledger's file, made when the first batch is. A reply stays here until the ledger has it under the key
-of the request that was asked (which may be another one: a wrapper in between may leave out a parameter).
+of the request that was asked. (That may be another one, where a wrapper in between leaves out a parameter that the
+model refuses; then it stays here for good.)
 """
 
 import json
@@ -176,8 +177,8 @@ class BatchTable:
             _update(db, row, status=status, **told)
             db.execute(
                 "DELETE FROM batch_items WHERE batch = ? AND reply IS NULL"
-                " AND NOT (SELECT online FROM batches WHERE row = ?)",
-                (row, row),
+                " AND (? OR NOT (SELECT online FROM batches WHERE row = ?))",
+                (row, status == "forgotten", row),
             )
 
         await self._ledger.write(work)

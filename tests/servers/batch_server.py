@@ -40,7 +40,9 @@ class Plan:
     ``seconds`` until it ends; ``cancelling``: seconds that a cancel takes. ``expired``: the positions that are never
     processed. ``failure``: (code, message, line) for which validation refuses the whole (OpenAI). ``lost``: the batch
     is made, but the connection breaks before the reply. ``refused``: no batch is made, this is answered instead.
-    ``cut``: that many downloads of its results break in the middle. ``extra``: results under keys nobody asked for.
+    ``made_after``, ``told_after``: seconds until the batch exists, and from then until the reply says so (whether the
+    client is still there or not). ``cut``: that many downloads of its results break in the middle. ``extra``: results
+    under keys nobody asked for.
     """
 
     seconds: float = 0.0
@@ -49,6 +51,8 @@ class Plan:
     failure: tuple[str, str, int | None] | None = None
     lost: bool = False
     refused: Answer | None = None
+    made_after: float = 0.0
+    told_after: float = 0.0
     cut: int = 0
     extra: int = 0
 
@@ -194,7 +198,7 @@ class BatchServer(FaultServer):
             items.append((entry["custom_id"], entry["body"]))
         if len({key for key, _ in items}) < len(items):
             problem = ("duplicate_custom_id", "The custom_id is used twice.", None)
-        batch = Batch(f"batch_{len(self.batches):06d}", "openai", self._next_plan(), items, headers, time.time())
+        batch = Batch("", "openai", self._next_plan(), items, headers, 0.0)
         batch.metadata, batch.input_file = body.get("metadata") or {}, body["input_file_id"]
         batch.problem = problem or batch.plan.failure
         return await self._made(batch, writer)
@@ -206,7 +210,7 @@ class BatchServer(FaultServer):
         names = [key for key, _ in items]
         if len(set(names)) < len(names) or not all(map(_CUSTOM_ID.fullmatch, names)):
             return await _error(writer, "anthropic", 400, "requests: bad custom_id", "invalid_request_error")
-        batch = Batch(f"msgbatch_{len(self.batches):06d}", "anthropic", self._next_plan(), items, headers, time.time())
+        batch = Batch("", "anthropic", self._next_plan(), items, headers, 0.0)
         return await self._made(batch, writer)
 
     def _next_plan(self) -> Plan:
@@ -217,9 +221,13 @@ class BatchServer(FaultServer):
         if refused := batch.plan.refused:
             await send(writer, refused.status, refused.headers, refused.body or b"{}")
             return True
+        await asyncio.sleep(batch.plan.made_after)
+        batch.created = time.time()
+        batch.id = f"{'batch' if batch.api == 'openai' else 'msgbatch'}_{len(self.batches):06d}"
         self.batches.append(batch)
         if batch.problem is None:
             self.submitted.update(key for key, _ in batch.items)
+        await asyncio.sleep(batch.plan.told_after)
         return False if batch.plan.lost else await _json(writer, _describe(batch))
 
     # ----------------------------------------------------------------------------------------------- processing it

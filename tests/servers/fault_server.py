@@ -29,7 +29,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from rlaif.hashing import digest, uniform
 
@@ -64,7 +64,8 @@ class Answer:
     the asked protocol, whose JSON is then passed through ``edit``. ``body`` replaces all of it by these bytes.
     ``delay``: seconds before the first byte. ``cut``: send only this many bytes of the body, then close the connection,
     though the header promised more (with ``promise=False`` the header promises no more, so only the JSON is broken).
-    ``drip``: seconds between single bytes. ``hang_up``: close without any reply.
+    ``drip``: seconds between single bytes. ``hang_up``: close without any reply. ``cached`` and ``written``: input tokens
+    that were read from and written to the provider's prompt cache.
     """
 
     text: str = "ok"
@@ -78,6 +79,8 @@ class Answer:
     promise: bool = True
     drip: float = 0.0
     hang_up: bool = False
+    cached: int = 0
+    written: int = 0
 
 
 Script = Callable[[Asked], Answer]
@@ -109,7 +112,12 @@ def _openai_reply(asked: Asked, answer: Answer, words_in: int, words_out: int) -
     }
     if asked.body.get("logprobs"):
         choice["logprobs"] = {"content": _logprobs(answer.text, int(asked.body.get("top_logprobs") or 0))}
-    usage = {"prompt_tokens": words_in, "completion_tokens": words_out, "total_tokens": words_in + words_out}
+    usage: dict[str, Any] = {
+        "prompt_tokens": words_in,
+        "completion_tokens": words_out,
+        "total_tokens": words_in + words_out,
+        "prompt_tokens_details": {"cached_tokens": answer.cached, "cache_write_tokens": answer.written},
+    }
     return {
         "id": f"chatcmpl-{asked.key}-{asked.nth}",
         "object": "chat.completion",
@@ -130,7 +138,12 @@ def _anthropic_reply(asked: Asked, answer: Answer, words_in: int, words_out: int
         "content": [{"type": "text", "text": answer.text}],
         "stop_reason": reasons.get(answer.finish, answer.finish),
         "stop_sequence": None,
-        "usage": {"input_tokens": words_in, "output_tokens": words_out},
+        "usage": {
+            "input_tokens": words_in - answer.cached - answer.written,  # this API counts only the rest
+            "cache_read_input_tokens": answer.cached,
+            "cache_creation_input_tokens": answer.written,
+            "output_tokens": words_out,
+        },
     }
 
 
@@ -309,12 +322,17 @@ class FaultServer:
         return self.url
 
     @property
+    def open_connections(self) -> int:
+        """None are open once every client has left and what it had sent was read."""
+        return len(self._tasks)
+
+    @property
     def port(self) -> int:
         return self._address[1]
 
     # -- in a thread
 
-    def __enter__(self) -> "FaultServer":
+    def __enter__(self) -> Self:
         started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run(started)), daemon=True)
         self._thread.start()
