@@ -394,6 +394,29 @@ async def test_money_spent_at_another_address_counts_where_its_price_is_known(tm
         await spend(path, "10", 2, 1, Server(exact))
 
 
+@pytest.mark.parametrize("rounds", range(0, 12, 2))
+def test_of_an_interrupted_run_only_what_was_sent_stays_counted(tmp_path: Path, rounds: int) -> None:
+    path = tmp_path / "ledger.sqlite"
+
+    async def never(server: Server, request: ChatRequest) -> ChatReply:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    server = Server(never)
+
+    async def interrupted(ledger: Ledger) -> None:
+        client = ledger.wrap(Budget(None, ledger).wrap(server, MODEL, "judge"), "judge")
+        tasks = [asyncio.create_task(client.complete(ask(index=i))) for i in range(30)]
+        for _ in range(rounds):  # some are claimed, some are sent, some have not begun
+            await asyncio.sleep(0)
+        assert not any(task.done() for task in tasks)
+
+    with Ledger.open(path) as ledger:
+        asyncio.run(interrupted(ledger))
+    budget = asyncio.run(spend(path, "100", 0, 1, Server(exact)))
+    assert budget.spent == server.sends * worst(ask()) + Decimal("0.02")
+
+
 def test_requests_under_way_when_a_run_was_killed_count_once_and_for_good(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}  # noqa: PTH109
