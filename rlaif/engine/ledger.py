@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 
 from rlaif.clients.base import Capabilities, Client, Identity, request_key
 from rlaif.engine.store import RunLock, add, check, connect, dump, load, storage_error, verified
-from rlaif.engine.writer import Claim, Fail, Lose, Settle, Work, Writer
+from rlaif.engine.writer import NOT_SENT, Claim, Fail, Lose, Settle, Work, Writer
 from rlaif.errors import InputError, RlaifError
 from rlaif.types import ChatReply, ChatRequest, Row, Usage
 
@@ -123,7 +123,7 @@ class Ledger:
 
     def reply(self, key: str) -> ChatReply | None:
         """The stored reply of a request key; None when there is none or it is damaged."""
-        rows = self._read("SELECT checksum, body FROM requests JOIN replies USING (id) WHERE key = ?", key)
+        rows = self._read("SELECT checksum, replies.body FROM requests JOIN replies USING (id) WHERE key = ?", key)
         for checksum, body in rows:
             return verified(key, checksum, body)
         return None
@@ -356,14 +356,10 @@ async def _claim(writer: Writer, claim: Claim) -> int:
     """The row of a request that may now be sent. Cancelled before that, it is recorded as never sent."""
     writer.post(claim)
     try:
-        return await asyncio.shield(claim.waiter)
+        return await claim.waiter
     except asyncio.CancelledError:
-
-        def not_sent(claimed: "asyncio.Future[int]") -> None:
-            if not claimed.cancelled() and claimed.exception() is None:
-                writer.post(Fail(claimed.result(), "not sent"))
-
-        claim.waiter.add_done_callback(not_sent)
+        if claim.waiter.done() and not claim.waiter.cancelled() and claim.waiter.exception() is None:
+            writer.post(Fail(claim.waiter.result(), NOT_SENT))
         raise
 
 

@@ -20,6 +20,7 @@ from rlaif.errors import InputError, RlaifError
 from rlaif.types import Usage
 
 MAX_BATCH = 512  # operations in one transaction
+NOT_SENT = "not sent"  # cancelled after its claim was committed, and before it was sent
 
 Source = tuple[str, str]  # stage, identity as JSON
 
@@ -74,6 +75,8 @@ class _Batch:
     def __init__(self, operations: list[Operation], *, again: bool = False) -> None:
         self.operations, self.again = operations, again
         self.results: list[tuple[asyncio.Future[Any], Any]] = []
+        self.claims: list[tuple[Claim, int]] = []  # with their rows
+        self.error: sqlite3.Error | None = None
 
 
 class Writer:
@@ -111,8 +114,10 @@ class Writer:
         with contextlib.suppress(RuntimeError):
             loop = asyncio.get_running_loop()
             if loop is not self._loop:
-                self._idle.wait()  # an earlier loop's commit, whose end nobody was left to hear of
-                self._loop, self._scheduled, self._underway = loop, False, None
+                self._idle.wait()
+                self._loop, self._scheduled = loop, False
+                if self._underway is not None:
+                    self._committed(self._underway)  # in an earlier loop, where nobody was left to hear of it
             if self._underway is None and not self._scheduled:
                 self._scheduled = True
                 loop.call_soon(self._flush)
@@ -122,6 +127,8 @@ class Writer:
         self._closed = True
         self._commits.put(None)
         self._thread.join()
+        if self._underway is not None:
+            self._committed(self._underway)
         while self._waiting:
             batch = self._next_batch()
             self._refuse_claims(batch, InputError(f"{self._path}: the ledger was closed before this was sent."))
@@ -170,15 +177,21 @@ class Writer:
         self._idle.clear()
         self._commits.put((batch, self._loop))
 
-    def _committed(self, batch: _Batch, error: sqlite3.Error | None) -> None:
-        if self._underway is batch:
-            self._underway = None
-            self._uncommitted.clear()
-        if error is None:
-            _set_results(batch.results)
+    def _committed(self, batch: _Batch) -> None:
+        if self._underway is not batch:
+            return  # `close` was faster
+        self._underway = None
+        self._uncommitted.clear()
+        if batch.error is None:
+            self._report(batch)
         else:
-            self._failed(batch, error)
+            self._failed(batch, batch.error)
         self._flush()
+
+    def _report(self, batch: _Batch) -> None:
+        """What the batch did is durable."""
+        self._waiting.extend(Fail(row, NOT_SENT) for claim, row in batch.claims if claim.waiter.cancelled())
+        _set_results(batch.results)
 
     def _failed(self, batch: _Batch, error: sqlite3.Error) -> None:
         """Nothing new is sent from now on. Replies that came are worth another try, without the claims beside them."""
@@ -205,15 +218,14 @@ class Writer:
     def _run(self) -> None:
         while (job := self._commits.get()) is not None:
             batch, loop = job
-            problem = None
             try:
                 self._db.execute("COMMIT")
             except sqlite3.Error as error:
-                problem = error
+                batch.error = error
                 self._roll_back()
             self._idle.set()
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(self._committed, batch, problem)
+                loop.call_soon_threadsafe(self._committed, batch)
 
     def _roll_back(self) -> None:
         with contextlib.suppress(sqlite3.Error):  # SQLite has done so by itself after some errors
@@ -233,25 +245,27 @@ class Writer:
         failures = [(op.error, op.row) for op in batch.operations if isinstance(op, Fail)]
         self._db.executemany("UPDATE pending SET error = ? WHERE id = ?", failures)
         self._write_losses([op for op in batch.operations if isinstance(op, Lose)])
-        rows = self._write_claims(claims)
         batch.results = [(op.waiter, None) for op in settles]
-        batch.results += [(op.waiter, row) for op, row in zip(claims, rows, strict=True)]
+        batch.claims = self._write_claims(claims)
+        batch.results += [(op.waiter, row) for op, row in batch.claims]
 
-    def _write_claims(self, claims: list[Claim]) -> list[int]:
+    def _write_claims(self, claims: list[Claim]) -> list[tuple[Claim, int]]:
         rows = []
         new = []
         for claim in claims:
+            if claim.waiter.cancelled():
+                continue
             # A key may come twice: its first caller was cancelled before its claim was committed.
             row = claim.row if claim.row is not None else self._uncommitted.get(claim.key)
             if row is None:
                 row = self._uncommitted[claim.key] = self._next_row
                 self._next_row += 1
                 new.append((row, claim.key, self._source(claim.source), claim.body))
-            rows.append(row)
+            rows.append((claim, row))
         self._db.executemany("INSERT INTO requests (id, key, source, body) VALUES (?, ?, ?, ?)", new)
         self._db.executemany(
             "INSERT OR REPLACE INTO pending (id, source, session, error) VALUES (?, ?, ?, NULL)",
-            [(row, self._source(claim.source), self.session) for claim, row in zip(claims, rows, strict=True)],
+            [(row, self._source(claim.source), self.session) for claim, row in rows],
         )
         return rows
 
