@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from rlaif.clients._http import public_url
@@ -197,7 +198,10 @@ def _identity(model: ModelConfig, stage: str, ledger: Ledger | None) -> Identity
     url = _url(model)
     plain = Identity(backend=model.backend, model=model.name, base_url=public_url(url) if url else None)
     known = [s.identity for s in ledger.stats().stages if s.stage == stage] if ledger else []
-    alike = [i for i in known if (str(i), i.base_url) == (str(plain), plain.base_url)]
+    names = {model.name}
+    if model.backend in ("local", "vllm"):  # a folder goes by its name and a digest of its weights
+        names |= {i.model for i in known if i.model.rpartition("@")[0] == Path(model.name).expanduser().resolve().name}
+    alike = [i for i in known if (i.backend, i.base_url) == (plain.backend, plain.base_url) and i.model in names]
     return alike[-1] if alike else plain
 
 

@@ -21,6 +21,7 @@ _COMMANDS = {
     "train": ("rlaif.cli.train:train", "Tune a model on preference data."),
     "constitution": ("rlaif.cli.constitution:constitution", "Check, show and import constitutions."),
     "report": ("rlaif.cli.report:report", "A run as one HTML file."),
+    "doctor": ("rlaif.cli.doctor:doctor", "What is installed, which keys are set, whether the models answer."),
 }
 
 
