@@ -1,9 +1,10 @@
 """How well the embedded model judges: agreement with the human choice on the 221 pairs of HHH alignment (BIG-bench).
 
-    python -m benchmarks.hhh_alignment [--limit N] [--model local:smollm2] [--out FOLDER]
+    python -m benchmarks.hhh_alignment [--plain] [--limit N] [--model local:smollm2] [--out FOLDER]
 
 Each pair is shown in both orders and the label probabilities are read. Reported, with 95 % bootstrap intervals over
-pairs: agreement from one order alone (hard labels), from the other, and from the mean of both probabilities. The data
+pairs: agreement from one order alone (hard labels), from the other, and from the mean of both probabilities. --plain
+asks in one line, without fences, and with the labels A and B instead of the shipped template and its X and Y. The data
 is found through RLAIF_DATA and is not part of this repository. Run again, it goes on.
 """
 
@@ -21,6 +22,7 @@ from rlaif.config.generate import JudgeConfig
 from rlaif.engine import Ledger, open_client
 from rlaif.hashing import uniform
 from rlaif.judges.pairwise import PairwiseJudge, resolve_labels
+from rlaif.judges.reply import Labels
 from rlaif.sampling import given
 from rlaif.types import Comparison, Judgement, Message, Principle, Prompt, Verdict
 
@@ -58,18 +60,22 @@ def agreement(p_a: float, comparison: Comparison, chosen: str) -> float:
 async def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--limit", type=int, default=221)
+    parser.add_argument("--plain", action="store_true")
     parser.add_argument("--model", default="local:smollm2")
     parser.add_argument("--out", type=Path, default=Path("runs/hhh-alignment"))
     arguments = parser.parse_args()
     if not DATA.exists():
         sys.exit(f"{DATA}: no such file; set RLAIF_DATA to the folder of the data. Skipped.")
-    config = JudgeConfig.model_validate({"models": [arguments.model], "min_label_mass": 0.0})
+    template = str(Path(__file__).with_name("hhh_plain.jinja")) if arguments.plain else "pairwise"
+    config = JudgeConfig.model_validate({"models": [arguments.model], "min_label_mass": 0.0, "template": template})
     rows = comparisons()[: arguments.limit]
     arguments.out.mkdir(parents=True, exist_ok=True)
     judged: list[list[Judgement]] = []
     with Ledger.open(arguments.out / "ledger.sqlite") as ledger:
         client = open_client(config.models[0], ledger=ledger, stage="judge")
         judge = PairwiseJudge(client, config, await resolve_labels(client, config))
+        if arguments.plain:
+            judge.offered = Labels("A", "B")
         for start in range(0, len(rows), BATCH):
             judged += await asyncio.gather(*(judge.judge(c, [PRINCIPLE], 0) for c, _, _ in rows[start : start + BATCH]))
             print(f"{len(judged)}/{len(rows)}", file=sys.stderr)
@@ -85,7 +91,8 @@ async def main() -> None:
         other.append(agreement(ps["ba"], comparison, chosen))
         both.append(agreement((ps["ab"] + ps["ba"]) / 2, comparison, chosen))
         by_subset.setdefault(subset, []).append(both[-1])
-    print(f"{arguments.model}, {len(rows)} pairs, template {judge.template.version}")
+    labels = " and ".join(judge.offered.offered())
+    print(f"{arguments.model}, {len(rows)} pairs, template {judge.template.version}, labels {labels}")
     print(f"one order (ab)        {interval(one)}")
     print(f"the other (ba)        {interval(other)}")
     print(f"both orders averaged  {interval(both)}")
