@@ -1,6 +1,7 @@
 """Whole runs with transport: batch, killed at random moments among them."""
 
 import random
+import time
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -37,8 +38,13 @@ def kill_and_resume(folder: Path, context: ForkServerContext, server: BatchServe
     run = config(folder, server, prompts=6, max_requests=10)
     struck = 0
     while struck < kills:
-        process = start(context, run)
-        process.join(draw.uniform(0.02, 0.5))
+        before, process = server.attempts, start(context, run)
+        if draw.random() < 0.5:  # in the moment of submitting
+            while process.exitcode is None and server.attempts == before:
+                time.sleep(0.002)
+            process.join(draw.uniform(0.0, 0.2))
+        else:
+            process.join(draw.uniform(0.02, 0.5))
         if process.exitcode is not None:
             assert process.exitcode == 0
             break
@@ -62,7 +68,7 @@ def killed_at_random(tmp_path: Path, context: ForkServerContext, kills: int) -> 
             Plan(
                 seconds=plans.uniform(0, 0.3),
                 lost=plans.random() < 0.2,
-                made_after=plans.choice([0.0, 0.0, 0.1]),
+                made_after=plans.choice([0.0, 0.1, 0.2]),
                 told_after=plans.choice([0.0, 0.1]),
             )
             for _ in range(1000)

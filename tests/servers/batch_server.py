@@ -83,8 +83,8 @@ class Batch:
 class BatchServer(FaultServer):
     """The server, in a thread of its own while the ``with`` block lasts.
 
-    ``items``: answers given to each custom_id; ``submitted``: how often each was part of a batch; ``paid``: answers
-    given (status 200) by content, batches and single requests together.
+    ``attempts``: how often a batch was to be made. ``submitted``: how often each custom_id was part of one; ``items``:
+    answers given to each; ``paid``: answers given (status 200) by content, batches and single requests together.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class BatchServer(FaultServer):
         self.submitted: Counter[str] = Counter()
         self.paid: Counter[str] = Counter()
         self.polls = 0
-        self._attempts = 0
+        self.attempts = 0
 
     def _paying(self, script: Script) -> Script:
         def paying(asked: Asked) -> Answer:
@@ -214,8 +214,8 @@ class BatchServer(FaultServer):
         return await self._made(batch, writer)
 
     def _next_plan(self) -> Plan:
-        self._attempts += 1
-        return self.plan(self._attempts - 1)
+        self.attempts += 1
+        return self.plan(self.attempts - 1)
 
     async def _made(self, batch: Batch, writer: asyncio.StreamWriter) -> bool:
         if refused := batch.plan.refused:
