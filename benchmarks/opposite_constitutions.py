@@ -60,10 +60,10 @@ def main() -> None:
 def share_samples(ledger: Path, out: Path, constitution: str, seed: int) -> None:
     """Start ``out`` as a run of its own that finds the samples of the first run in its ledger."""
     from rlaif.quickstart import generate_config
-    from rlaif.runs import open_run
+    from rlaif.runs import LEDGER, open_run
 
-    open_run(out, generate_config(constitution, out, seed))
-    shutil.copy(ledger, out / "ledger.sqlite")
+    open_run(out, generate_config(constitution, out, seed)).close()
+    shutil.copy(ledger, out / LEDGER)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlaif.cli import main
+from rlaif.engine import Ledger
 from tests import fakes
 
 CONFIG = """\
@@ -190,3 +191,21 @@ def test_a_key_is_in_no_file_and_no_message(
     for path in project.rglob("*"):
         if path.is_file():
             assert canary.encode() not in path.read_bytes(), path
+
+
+def test_a_config_may_be_corrected_as_long_as_nothing_was_answered(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, _ = run(capsys, "generate", "config.yaml", "--set", "policy.model=scripted:tests.fakes:judge_without_key")
+    assert code == 4
+    code, _, err = run(capsys, "generate", "config.yaml")
+    assert code == 0, err
+
+
+def test_a_folder_that_another_process_works_in_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "generate", "config.yaml")
+    before = Path("run/pairs.jsonl").read_bytes()
+    with Ledger.open(Path("run/ledger.sqlite")):
+        for extra in ((), ("--fresh",)):
+            code, _, err = run(capsys, "generate", "config.yaml", *extra)
+            assert code == 2
+            assert "another process" in err or "pid" in err or "process" in err
+    assert Path("run/pairs.jsonl").read_bytes() == before
