@@ -20,16 +20,18 @@ from typing import Any, NamedTuple, TypeVar
 
 from rlaif.clients.base import Client
 from rlaif.config.generate import GenerateConfig
+from rlaif.config.models import ModelConfig
 from rlaif.constitution import load_constitution
 from rlaif.dataset import dataset_card, preference_record, write_parquet
 from rlaif.engine import Budget, open_client
 from rlaif.engine.ledger import Ledger
+from rlaif.engine.stored import open_stored
 from rlaif.errors import QualityError
 from rlaif.judges import judge_comparison
 from rlaif.judges.pairwise import PairwiseJudge, resolve_labels
 from rlaif.pairing import pair, plan_comparisons
 from rlaif.prompts import PromptFile, check_prompts, read_prompts, read_samples
-from rlaif.runs import RowFiles, open_run, write_manifest, write_text
+from rlaif.runs import RowFiles, check_answered, on_disk, open_run, write_manifest, write_text
 from rlaif.sampling import given, is_usable, sample, with_system
 from rlaif.types import Completion, Constitution, Dropped, Judgement, PreferencePair, Prompt, Unjudged
 
@@ -131,18 +133,27 @@ Progress = Callable[[Counts, int], None]  # called with the counts so far and th
 
 
 def generate(
-    config: GenerateConfig, *, limit: int | None = None, fresh: bool = False, progress: Progress | None = None
+    config: GenerateConfig,
+    *,
+    limit: int | None = None,
+    fresh: bool = False,
+    reparse: bool = False,
+    progress: Progress | None = None,
 ) -> GenerateResult:
     """Run ``config`` to its end in ``config.out``, going on from what is there (``fresh``: from nothing).
 
-    ``limit``: only the first that many prompts. Raises InputError before anything is spent, ProviderError when the
-    provider refuses, and QualityError (with everything written) when too many verdicts are missing or no pair came out.
+    ``limit``: only the first that many prompts. ``reparse``: send nothing and need no key; every file is made anew from
+    the replies in the ledger, and what is not there becomes a row that says so. Raises InputError before anything is
+    spent, ProviderError when the provider refuses or the disk is full, and QualityError (with everything written) when
+    too many verdicts are missing or no pair came out.
     """
     constitution = load_constitution(config.constitution)
     samples = config.policy.completions
     found = check_prompts(str(samples or config.prompts), samples=samples is not None)
-    with open_run(config.out, config, fresh=fresh) as ledger:
-        run = _Run(config, constitution, ledger, found, limit, progress)
+    if reparse:
+        check_answered(config.out)
+    with open_run(config.out, config, fresh=fresh and not reparse) as ledger:
+        run = _Run(config, constitution, ledger, found, limit, progress, reparse)
         return asyncio.run(run.main())
 
 
@@ -155,11 +166,12 @@ class _Run:
         found: PromptFile,
         limit: int | None,
         progress: Progress | None,
+        reparse: bool,
     ) -> None:
         self.config, self.constitution, self.ledger = config, constitution, ledger
-        self.found, self.limit, self.progress = found, limit, progress
+        self.found, self.limit, self.progress, self.reparse = found, limit, progress, reparse
         self.counts = Counts()
-        self.budget = Budget(config.max_cost, ledger)
+        self.budget = Budget(None if reparse else config.max_cost, ledger)
         self.policy: Client | None = None
         self.judges: list[PairwiseJudge] = []
         self.weights = {p.id: p.weight for p in constitution.principles}
@@ -169,11 +181,11 @@ class _Run:
         config = self.config
         async with AsyncExitStack() as stack:
             if config.policy.model is not None:
-                self.policy = open_client(config.policy.model, self.ledger, "sample", self.budget)
+                self.policy = self._open(config.policy.model, "sample")
                 stack.push_async_callback(self.policy.aclose)
             clients = []
             for model in config.judge.models:
-                clients.append(open_client(model, self.ledger, "judge", self.budget))
+                clients.append(self._open(model, "judge"))
                 stack.push_async_callback(clients[-1].aclose)
             self.budget.check()  # before the first request: some judges are asked a question when they are resolved
             for client in clients:
@@ -188,6 +200,13 @@ class _Run:
                             self.counts.cost = self.budget.note()
                             self.progress(self.counts, total)
         return self._finish()
+
+    def _open(self, model: ModelConfig, stage: str) -> Client:
+        if not self.reparse:
+            return open_client(model, self.ledger, stage, self.budget)
+        client = open_stored(model, self.ledger, stage)
+        self.budget.wrap(client, model, stage)  # for what earlier sessions spent
+        return client
 
     def _work(self) -> Iterator[tuple[Prompt, tuple[str, ...] | None]]:
         config = self.config
@@ -233,8 +252,9 @@ class _Run:
     def _finish(self) -> GenerateResult:
         out, counts = self.config.out, self.counts
         manifest = self._manifest()
-        write_data(out, manifest)
-        write_manifest(out, manifest)
+        with on_disk(out):
+            write_data(out, manifest)
+            write_manifest(out, manifest)
         if counts.share_unjudged > self.config.max_unjudged:
             raise QualityError(
                 f"{out}: {counts.unjudged.total()} judgements have no verdict"

@@ -1,11 +1,12 @@
 """The run folder: what a generate run leaves, and how it is written so that a crash leaves nothing half done."""
 
+import errno
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -26,6 +27,8 @@ MAY_CHANGE = ("pairing", "max_unjudged", "max_cost", "prompts_in_flight", "judge
 # Of a model: how it is reached and what it costs, not what it answers.
 MODEL_MAY_CHANGE = ("api_key_env", "batch", "max_concurrency", "price", "rpm", "timeout", "tpm", "transport")
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 def open_run(out: Path, config: BaseModel, *, fresh: bool = False) -> Ledger:
     """Make ``out`` the folder of this config, or go on with it, and open its ledger, which keeps other processes out.
@@ -45,6 +48,8 @@ def open_run(out: Path, config: BaseModel, *, fresh: bool = False) -> Ledger:
             ledger.close()
             raise
     except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise disk_error(out, error) from None
         raise InputError(f"{out}: cannot be written to ({error.strerror}).") from None
     return ledger
 
@@ -65,6 +70,12 @@ def check_run(out: Path, config: BaseModel, *, fresh: bool = False) -> None:
             )
     elif not known.exists() and not ledger.exists() and out.is_dir() and any(out.iterdir()):
         raise InputError(f"{out}: this folder is not empty and is no run folder; give another with --out.")
+
+
+def check_answered(out: Path) -> None:
+    """Raises InputError where ``out`` holds no replies yet."""
+    if not (out / LEDGER).is_file() or not _is_answered(out / LEDGER):
+        raise InputError(f"{out}: no reply is stored there yet, so nothing can be read again; run without --reparse.")
 
 
 def _is_answered(ledger: Path) -> bool:
@@ -123,9 +134,10 @@ class RowFiles:
         self._stack = ExitStack()
 
     def __enter__(self) -> "RowFiles":
-        for name in self._names:
-            file = self.temporary(name).open("w", encoding="utf-8", newline="\n")
-            self._files[name] = self._stack.enter_context(file)
+        with on_disk(self.out):
+            for name in self._names:
+                file = self.temporary(name).open("w", encoding="utf-8", newline="\n")
+                self._files[name] = self._stack.enter_context(file)
         return self
 
     def temporary(self, name: str) -> Path:
@@ -133,10 +145,8 @@ class RowFiles:
 
     def write(self, name: str, row: BaseModel | Mapping[str, Any]) -> None:
         value = row.model_dump(mode="json") if isinstance(row, BaseModel) else row
-        try:
+        with on_disk(self.out):
             self._files[name].write(json_line(value))
-        except OSError as error:
-            raise disk_error(self.out, error) from None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -157,7 +167,17 @@ class RowFiles:
                 raise disk_error(self.out, failed) from None
 
 
+@contextmanager
+def on_disk(out: Path) -> Iterator[None]:
+    """What goes wrong with the disk inside, a full one for instance, as the sentence that says what is kept."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(out, error) from None
+
+
 def disk_error(out: Path, error: OSError) -> ProviderError:
     return ProviderError(
-        f"{out}: cannot be written ({error.strerror}); every reply so far is in the ledger: make room and run again."
+        f"{out}: cannot be written ({error.strerror or error}); every reply so far is in the ledger: make room and run"
+        " again."
     )

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rlaif.errors import QualityError
+
 if TYPE_CHECKING:
     from rlaif.config.generate import GenerateConfig
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder (instead of the config's 'out').")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first that many prompts.")
 @click.option("--fresh", is_flag=True, help="Forget what the run folder holds and pay again.")
+@click.option(
+    "--reparse", is_flag=True, help="Make all files anew from the stored replies; send nothing, cost nothing."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be sent and what it would cost; send and write nothing.")
 @click.option(
     "--max-cost", type=float, metavar="USD", help="Stop before a request could pass this, earlier runs included."
@@ -27,6 +32,7 @@ def generate(
     out: Path | None,
     limit: int | None,
     fresh: bool,
+    reparse: bool,
     dry_run: bool,
     max_cost: float | None,
     as_json: bool,
@@ -49,10 +55,12 @@ def generate(
     options += [f"max_cost={max_cost}"] if max_cost is not None else []
     apply_overrides(document, [*overrides, *options])
     settings = validate(GenerateConfig, document)
+    if reparse and (fresh or dry_run):
+        raise click.UsageError(f"--reparse and {'--fresh' if fresh else '--dry-run'} exclude each other.")
     if dry_run:
         estimate_and_tell(settings, limit=limit, fresh=fresh, as_json=as_json)
         return
-    run_and_tell(settings, limit=limit, fresh=fresh, as_json=as_json)
+    run_and_tell(settings, limit=limit, fresh=fresh, reparse=reparse, as_json=as_json)
 
 
 def estimate_and_tell(settings: "GenerateConfig", *, limit: int | None, fresh: bool, as_json: bool) -> None:
@@ -71,7 +79,9 @@ def estimate_and_tell(settings: "GenerateConfig", *, limit: int | None, fresh: b
         tell_estimate(found)
 
 
-def run_and_tell(settings: "GenerateConfig", *, limit: int | None, fresh: bool, as_json: bool) -> None:
+def run_and_tell(
+    settings: "GenerateConfig", *, limit: int | None, fresh: bool, as_json: bool, reparse: bool = False
+) -> None:
     """Run it with its progress on standard error, write its report, and print what came out."""
     from rlaif.cli.batch import batch_news
     from rlaif.cli.cost import tell_cost
@@ -79,6 +89,7 @@ def run_and_tell(settings: "GenerateConfig", *, limit: int | None, fresh: bool, 
     from rlaif.generate import Counts
     from rlaif.generate import generate as run
     from rlaif.report import write_report
+    from rlaif.runs import on_disk
 
     with batch_news(settings.out), progress("prompts") as update:
 
@@ -87,10 +98,13 @@ def run_and_tell(settings: "GenerateConfig", *, limit: int | None, fresh: bool, 
             update(counts.prompts, total, ", ".join(filter(None, notes)))
 
         try:
-            result = run(settings, limit=limit, fresh=fresh, progress=show)
-        finally:
-            if (settings.out / "manifest.json").exists():
-                write_report(settings.out)
+            result = run(settings, limit=limit, fresh=fresh, reparse=reparse, progress=show)
+        except QualityError:
+            with on_disk(settings.out):
+                write_report(settings.out)  # the run is whole, and the report shows what is wrong with it
+            raise
+        with on_disk(settings.out):
+            write_report(settings.out)
     if as_json:
         click.echo(json.dumps(result.manifest, indent=2, ensure_ascii=False))
         return
