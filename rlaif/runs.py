@@ -27,6 +27,8 @@ MAY_CHANGE = ("pairing", "max_unjudged", "max_cost", "prompts_in_flight", "judge
 # Of a model: how it is reached and what it costs, not what it answers.
 MODEL_MAY_CHANGE = ("api_key_env", "batch", "max_concurrency", "price", "rpm", "timeout", "tpm", "transport")
 
+# All there is of a run that was killed as it began.
+_BEGUN = frozenset((f"{LEDGER}.lock", f".{CONFIG}.tmp"))
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -68,7 +70,12 @@ def check_run(out: Path, config: BaseModel, *, fresh: bool = False) -> None:
                 f"{out}: this folder belongs to a run with another config (different: {', '.join(differing)});"
                 " give another folder with --out, or start over here with --fresh."
             )
-    elif not known.exists() and not ledger.exists() and out.is_dir() and any(out.iterdir()):
+    elif (
+        not known.exists()
+        and not ledger.exists()
+        and out.is_dir()
+        and not _BEGUN.issuperset(p.name for p in out.iterdir())
+    ):
         raise InputError(f"{out}: this folder is not empty and is no run folder; give another with --out.")
 
 

@@ -209,9 +209,8 @@ class Writer:
             self._begin(_Batch(batch.operations, again=True))
 
     def _refuse_claims(self, batch: _Batch, problem: RlaifError) -> None:
-        if not isinstance(batch.operations[0], Work):
-            _set_results([(op.waiter, problem) for op in batch.operations if isinstance(op, Claim)])
-            batch.operations = [op for op in batch.operations if not isinstance(op, Claim)]
+        _set_results([(op.waiter, problem) for op in batch.operations if isinstance(op, Claim)])
+        batch.operations = [op for op in batch.operations if not isinstance(op, Claim)]
 
     # -------------------------------------------------------------------------------------------- in its own thread
 
