@@ -197,7 +197,7 @@ def _identity(model: ModelConfig, stage: str, ledger: Ledger | None) -> Identity
     """Who answered in the ledger: without a key, the SDK or the weights nothing else can tell exactly."""
     url = _url(model)
     plain = Identity(backend=model.backend, model=model.name, base_url=public_url(url) if url else None)
-    known = [s.identity for s in ledger.stats().stages if s.stage == stage] if ledger else []
+    known = [s.identity for s in ledger.stats().stages if s.stage.startswith(stage)] if ledger else []
     names = {model.name}
     if model.backend in ("local", "vllm"):  # a folder goes by its name and a digest of its weights
         names |= {i.model for i in known if i.model.rpartition("@")[0] == Path(model.name).expanduser().resolve().name}

@@ -55,7 +55,7 @@ def _open_batch_client(model: ModelConfig, ledger: Ledger | None, stage: str, bu
     # No limiter and no retries around batches: these hold many requests at once and repeat them by themselves.
     client: Client = Batches.of(ledger).client(model, online)
     if budget is not None:
-        client = budget.wrap(client, model, stage, batch=True)
+        client = budget.wrap(client, model, stage)
     return ledger.wrap(DowngradingClient(client), stage)
 
 

@@ -13,20 +13,25 @@ the provider may have worked for us all the same, its worst case stays counted, 
 time, a connection that broke after sending, a reply that cannot be read, a gateway's 502 or 504, an interrupted
 request, a kill -9 while it was under way, and a reply that does not tell its tokens.
 
+A batch is paid for whether or not anybody waits for it: what an interrupted run has under way in batches stays reserved
+until its replies are fetched.
+
 The cap rests on the server keeping to ``max_tokens`` and charging the tokens it reports. The tokens of a text are never
 more than its UTF-8 bytes for byte-level tokenizers, which all of today's are; what chat formats add is allowed for.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from rlaif.clients.base import Capabilities, Client, Identity
+from rlaif.clients.base import Capabilities, Client, Identity, asked_at_once, request_key
 from rlaif.config.models import BACKENDS, ModelConfig
-from rlaif.engine.ledger import Ledger, StageStats
+from rlaif.engine.batch_table import BatchTable
+from rlaif.engine.ledger import BATCH, Ledger, StageStats
 from rlaif.engine.prices import PACKAGE, Price, dollars, how_to_price, number, price_list, price_of, total
+from rlaif.engine.store import add
 from rlaif.errors import InputError, ProviderError, RequestError, TransientError
 from rlaif.hashing import canonical_json
 from rlaif.types import ChatReply, ChatRequest, Usage
@@ -92,15 +97,16 @@ class Budget:
         self._under_way = 0
         self._waiting: list[tuple[Decimal, asyncio.Future[None]]] = []
         self._closed_by: Decimal | None = None  # the request that no longer fitted
+        self._in_batches: dict[str, Decimal] = {}  # reserved for requests in batches that nobody waits for now
 
-    def wrap(self, client: Client, model: ModelConfig, stage: str, *, batch: bool = False) -> "BudgetedClient":
-        """``client``, which answers for ``model`` in ``stage``, counted by this budget. ``batch``: at the prices of the
-        batch API. Raises InputError when there is a cap and nobody knows the price."""
+    def wrap(self, client: Client, model: ModelConfig, stage: str) -> "BudgetedClient":
+        """``client``, which answers for ``model`` in ``stage``, counted by this budget. Raises InputError when there is
+        a cap and nobody knows the price."""
         key = stage, client.identity.model_dump_json()
         if key not in self._meters:
             self._meters[key] = self._meter(stage, client.identity, model)
             self._others = self._earlier = None
-        return BudgetedClient(self, client, self._meters[key], model.options, batch)
+        return BudgetedClient(self, client, self._meters[key], model)
 
     def check(self) -> None:
         """Once all clients are wrapped, before anything is sent: raises InputError when there is a cap and an earlier
@@ -149,7 +155,7 @@ class Budget:
         is unknown, so that the sums miss something.
         """
         meters = self._all()
-        stats = {(s.stage, s.identity.model_dump_json()): s for s in self._stats()}
+        stats = self._stats()
         listed = any(m.price is not None and m.price.source.startswith(PACKAGE) for m in meters)
         return {
             "usd": number(self.spent),
@@ -161,7 +167,7 @@ class Budget:
                 {
                     "stage": meter.stage,
                     "model": str(meter.identity),
-                    **_counts(stats.get((meter.stage, meter.identity.model_dump_json()))),
+                    **_counts([s for s in stats if _is_of(s, meter)]),
                     "usd": None if meter.price is None else number(total((meter.earlier, meter.now))),
                     "usd_this_session": None if meter.price is None else number(meter.now),
                     "price": None if meter.price is None else meter.price.describe(),
@@ -185,27 +191,34 @@ class Budget:
             )
         meter = _Meter(stage, identity, price)
         for stats in self._stats():
-            if (stats.stage, stats.identity) == (stage, identity):
+            if (stats.stage.removesuffix(BATCH), stats.identity) == (stage, identity):
                 _count_earlier(meter, stats)
-        self._count_killed(meter, model)
+        self._count_open(meter, model)
         return meter
 
     def _stats(self) -> tuple[StageStats, ...]:
         return self._ledger.stats().stages if self._ledger else ()
 
-    def _count_killed(self, meter: _Meter, model: ModelConfig) -> None:
-        """Requests that were on their way when a session was killed: the provider may have charged them."""
+    def _count_open(self, meter: _Meter, model: ModelConfig) -> None:
+        """Requests without a reply that may cost something all the same: those in a batch, whose replies are still to
+        be fetched, and those that were on their way when a session was killed."""
         if self._ledger is None or meter.price is None or meter.price.free:
             return
+        batches = BatchTable(self._ledger)
+        any_batch = bool(batches.records())
         for failure in list(self._ledger.failures()):
-            if failure.error is None and (failure.stage, failure.identity) == (meter.stage, meter.identity):
-                request = self._ledger.request(failure.key)
-                if request is not None:
-                    bounds = token_bounds(request, model.options)
-                    self._ledger.lose(meter.stage, meter.identity, *bounds, key=failure.key)
-                    worst = meter.price.at_most(*bounds)
-                    meter.earlier = total((meter.earlier, worst))
-                    meter.unanswered = total((meter.unanswered, worst))
+            request = self._ledger.request(failure.key)
+            if request is None or (failure.stage, failure.identity) != (meter.stage, meter.identity):
+                continue
+            bounds = token_bounds(request, model.options)
+            worst = meter.price.at_most(*bounds)
+            if any_batch and _is_in_a_batch(batches, failure.key):
+                self._in_batches[failure.key] = worst
+                self._reserved = total((self._reserved, worst))
+            elif failure.error is None:
+                self._ledger.lose(meter.stage, meter.identity, *bounds, key=failure.key)
+                meter.earlier = total((meter.earlier, worst))
+                meter.unanswered = total((meter.unanswered, worst))
 
     def _all(self) -> list[_Meter]:
         """The meters of this session's models, and of others the ledger knows (a base URL that was another)."""
@@ -213,7 +226,8 @@ class Budget:
             self._others = []
             for stats in self._stats():
                 used = stats.paid or stats.lost_input
-                if used and (stats.stage, stats.identity.model_dump_json()) not in self._meters:
+                stage = stats.stage.removesuffix(BATCH)
+                if used and (stage, stats.identity.model_dump_json()) not in self._meters:
                     meter = _Meter(stats.stage, stats.identity, _price_of_identity(stats.identity))
                     if meter.price is None and self.cap is not None:
                         raise InputError(
@@ -226,9 +240,15 @@ class Budget:
 
     # ------------------------------------------------------------------------------------------------- one request
 
-    async def _reserve(self, amount: Decimal) -> None:
-        """Put ``amount`` aside, waiting for others to settle where it does not fit. Raises ProviderError."""
+    async def _reserve(self, amount: Decimal, key: str | None = None) -> None:
+        """Put ``amount`` aside, waiting for others to settle where it does not fit. Raises ProviderError. ``key``: of a
+        request that may be in a batch, for which something is put aside already."""
+        kept = self._in_batches.pop(key, None) if key is not None else None
         if self.cap is None:
+            return
+        if kept is not None:
+            self._reserved = total((self._reserved, -kept))
+            self._take(amount)
             return
         if self._fits(amount):
             self._take(amount)
@@ -250,6 +270,11 @@ class Budget:
             self._reserved = total((self._reserved, -reserved))
             self._under_way -= 1
             self._serve()
+
+    def _keep(self, key: str, amount: Decimal) -> None:
+        """Put ``amount`` aside for a request in a batch that nobody waits for any more."""
+        self._in_batches[key] = amount
+        self._reserved = total((self._reserved, amount))
 
     def _fits(self, amount: Decimal) -> bool:
         assert self.cap is not None
@@ -282,6 +307,7 @@ class Budget:
         assert self.cap is not None
         assert self._closed_by is not None
         earlier = f" ({dollars(self.spent_earlier)} of it in earlier sessions)" if self.spent_earlier else ""
+        earlier += f", {dollars(self._reserved)} set aside for batches under way" if self._reserved else ""
         return ProviderError(
             f"the budget of {dollars(self.cap)} is reached: {dollars(self.spent)} spent{earlier}, and the next request"
             f" could cost up to {dollars(self._closed_by)}; what was paid for is kept, and running again with a higher"
@@ -293,11 +319,11 @@ class BudgetedClient:
     """A Client whose every send is reserved before and settled after. ``complete`` raises what ``client`` raises, and
     ProviderError when the budget is reached."""
 
-    def __init__(
-        self, budget: Budget, client: Client, meter: _Meter, options: Mapping[str, Any], batch: bool = False
-    ) -> None:
-        self._budget, self._client, self._meter = budget, client, meter
-        self._options, self._batch = options, batch
+    def __init__(self, budget: Budget, client: Client, meter: _Meter, model: ModelConfig) -> None:
+        self._budget, self._client, self._meter, self._options = budget, client, meter, model.options
+        # Whether nothing is asked online, at twice the price.
+        finishes_online = model.batch is not None and model.batch.finish_online_after is not None
+        self._only_batches = model.transport == "batch" and not finishes_online
 
     @property
     def identity(self) -> Identity:
@@ -315,8 +341,9 @@ class BudgetedClient:
         if price is not None and price.free:
             return await self._client.complete(request)
         bounds = token_bounds(request, self._options)
-        worst = Decimal(0) if price is None else price.at_most(*bounds, batch=self._batch)
-        await self._budget._reserve(worst)
+        in_batch = self._only_batches and not asked_at_once()
+        worst = Decimal(0) if price is None else price.at_most(*bounds, batch=in_batch)
+        await self._budget._reserve(worst, self._of_batch(request))
         cost, charged = worst, True  # unless we learn otherwise
         try:
             reply = await self._client.complete(request)
@@ -324,20 +351,30 @@ class BudgetedClient:
             if charged := not _is_told(usage, reply):
                 return reply
             if price is not None:
-                cost = price.cost(usage, batch=self._batch)
+                cost = price.cost(usage, batch=reply.batch)
             return reply if usage is reply.usage else reply.model_copy(update={"usage": usage})
         except (RequestError, ProviderError):
             cost, charged = Decimal(0), False
             raise
         except TransientError as error:
-            if not may_have_charged(error):
+            # What a batch did not come to was not charged.
+            if not may_have_charged(error) or (in_batch and error.kind != "bad_reply"):
                 cost, charged = Decimal(0), False
+            raise
+        except asyncio.CancelledError:
+            if in_batch:  # it goes on without us, and its reply is fetched by whoever asks next
+                cost, charged = Decimal(0), False
+                self._budget._keep(request_key(self.identity, request), worst)
             raise
         finally:
             self._meter.now = total((self._meter.now, cost))
             if charged:
                 self._lose(bounds, worst)
             self._budget._settle(worst, cost)
+
+    def _of_batch(self, request: ChatRequest) -> str | None:
+        """The request's key, should it be in a batch already."""
+        return request_key(self.identity, request) if self._budget._in_batches else None
 
     def _lose(self, bounds: tuple[int, int], worst: Decimal) -> None:
         self._meter.unanswered = total((self._meter.unanswered, worst))
@@ -359,20 +396,28 @@ def _is_told(usage: Usage, reply: ChatReply) -> bool:
 def _count_earlier(meter: _Meter, stats: StageStats) -> None:
     if meter.price is not None:
         unanswered = meter.price.at_most(stats.lost_input, stats.lost_output)
-        spent = meter.price.cost(stats.usage, input_of_one=stats.largest_input)
+        batch = stats.stage.endswith(BATCH)
+        spent = meter.price.cost(stats.usage, input_of_one=stats.largest_input, batch=batch)
         meter.earlier = total((meter.earlier, spent, unanswered))
         meter.unanswered = total((meter.unanswered, unanswered))
 
 
-def _counts(stats: StageStats | None) -> dict[str, int]:
-    if stats is None:
-        return {}
-    usage = stats.usage.model_dump()
+def _is_of(stats: StageStats, meter: _Meter) -> bool:
+    return stats.identity == meter.identity and meter.stage in (stats.stage, stats.stage.removesuffix(BATCH))
+
+
+def _counts(stats: Sequence[StageStats]) -> dict[str, int]:
+    usage = add(*(s.usage for s in stats)).model_dump()
     return {
-        "sent": stats.sent,
-        "reused": stats.reused,
-        **{name: n for name, n in usage.items() if n or "cache" not in name},
+        "sent": sum(s.sent for s in stats),
+        "reused": sum(s.reused for s in stats),
+        **{name: count for name, count in usage.items() if count or "cache" not in name},
     }
+
+
+def _is_in_a_batch(table: BatchTable, key: str) -> bool:
+    item = table.item(key)
+    return item is not None and (item.reply is not None or item.status in ("submitting", "live"))
 
 
 def _price_of_identity(identity: Identity) -> Price | None:

@@ -24,14 +24,16 @@ from rlaif.types import ChatReply, ChatRequest, Row, Usage
 
 T = TypeVar("T")
 
+BATCH = " (batch)"  # ends the name of a stage in the statistics, for what came from a batch API
+
 
 class StageStats(Row):
     """What one model did in one stage. ``sent``, ``reused`` and ``failed`` count this session (since the ledger was
     opened); the rest is the whole life of the ledger. ``stored``: distinct requests with a reply; ``paid``: replies
     received, those that replaced an unusable one included; ``usage``: their tokens, ``largest_input`` the input of the
-    largest. ``unsettled``: requests on their way when an earlier session was killed, and not repeated
-    since. ``lost_input`` and ``lost_output``: the most tokens that may have been charged for requests whose reply never
-    came (see `Ledger.lose`)."""
+    largest. ``unsettled``: requests on their way when an earlier session was killed, and not repeated since.
+    ``lost_input`` and ``lost_output``: the most tokens that may have been charged for requests whose reply never came
+    (see `Ledger.lose`). What a batch API answered is counted as a stage of its own ("judge (batch)")."""
 
     stage: str
     model: str
@@ -300,8 +302,9 @@ class Ledger:
             counts.failed += isinstance(error, Exception)
             writer.post(Fail(row, _reason(error)))
             raise
-        counts.usage = add(counts.usage, reply.usage)
-        settle = Settle(row, source, key, body, reply.usage, replaces, _future())
+        paid = (source[0] + BATCH, source[1]) if reply.batch else source  # at half the price: counted by itself
+        self._count(paid).usage = add(self._count(paid).usage, reply.usage)
+        settle = Settle(row, paid, key, body, reply.usage, replaces, _future())
         # Posted without an await since the reply came: a cancellation from here on no longer loses it.
         writer.post(settle)
         await settle.waiter

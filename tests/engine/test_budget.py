@@ -16,13 +16,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rlaif.clients.base import Capabilities, Identity
+from rlaif.config.generate import GenerateConfig
 from rlaif.config.models import ModelConfig
+from rlaif.engine import open_client
 from rlaif.engine.budget import Budget, token_bounds
-from rlaif.engine.ledger import Ledger
+from rlaif.engine.ledger import Ledger, StageStats
 from rlaif.engine.prices import total
 from rlaif.errors import InputError, ProviderError, RequestError, RlaifError, TransientError
+from rlaif.generate import generate
 from rlaif.types import ChatReply, ChatRequest, Message, Usage
+from tests.engine.batch_runs import answer, config, processes, start
 from tests.engine.virtual import run_virtual
+from tests.servers.batch_server import BatchServer, Plan
 
 # A dollar for a thousand tokens in, two for a thousand out: amounts one can work out by hand.
 PRICE = {"input": 1000, "output": 2000}
@@ -115,7 +120,7 @@ calls = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(plan=st.lists(calls, min_size=1, max_size=25), cap=st.decimals(0, 8, places=2), earlier=st.integers(0, 3000))
 @example(
     plan=[
@@ -431,6 +436,73 @@ def test_requests_under_way_when_a_run_was_killed_count_once_and_for_good(tmp_pa
     assert budget.spent == expected + Decimal("0.04")
     budget = asyncio.run(spend(path, "10", 0, 3, Server(exact)))
     assert budget.spent == expected + Decimal("0.04")
+
+
+# ------------------------------------------------------------------------------------------------------- batches
+
+
+def priced(run: GenerateConfig, max_cost: str | None = None) -> GenerateConfig:
+    values = run.model_dump(mode="json") | {"max_cost": max_cost}
+    for model in (values["policy"]["model"], *values["judge"]["models"]):
+        model["price"] = {"input": 10, "output": 20, "batch_discount": 0.5}
+    return GenerateConfig.model_validate(values)
+
+
+def stats(run: GenerateConfig) -> dict[str, StageStats]:
+    with Ledger.open(run.out / "ledger.sqlite", read_only=True) as ledger:
+        return {s.stage: s for s in ledger.stats().stages if s.paid}
+
+
+def test_a_run_in_batches_costs_half_now_and_when_it_is_counted_again(tmp_path: Path) -> None:
+    with BatchServer(answer, plan=lambda nth: Plan(expired=lambda i: nth == 0 and i % 5 == 1)) as server:
+        online = generate(priced(config(tmp_path, server, prompts=5, transport="online", out="online"))).manifest[
+            "cost"
+        ]
+        run = config(tmp_path, server, prompts=5, max_requests=30)
+        first = generate(priced(run, "10")).manifest["cost"]
+        again = generate(priced(run, "10")).manifest["cost"]
+    assert first["usd"] == online["usd"] / 2 > 0
+    assert (again["usd"], again["usd_this_session"], again["usd_unanswered"]) == (first["usd"], 0, 0)
+    assert set(stats(priced(run))) == {"sample (batch)", "judge (batch)"}
+
+
+def test_what_a_batch_left_over_costs_the_online_price(tmp_path: Path) -> None:
+    half_way = Plan(expired=lambda i: i % 2 == 1)
+    with BatchServer(answer, plan=lambda nth: half_way) as server:
+        online = generate(priced(config(tmp_path, server, prompts=5, transport="online", out="online"))).manifest[
+            "cost"
+        ]
+        run = priced(config(tmp_path, server, prompts=5, finish_online_after=0.0), "10")
+        finished = generate(run).manifest["cost"]
+    assert online["usd"] / 2 <= finished["usd"] <= online["usd"]
+    usage = {stage: s.usage for stage, s in stats(run).items()}
+    parts = [
+        Decimal(10 * u.input_tokens + 20 * u.output_tokens) / 10**6 / (2 if stage.endswith("(batch)") else 1)
+        for stage, u in usage.items()
+    ]
+    assert finished["usd"] == pytest.approx(float(total(parts)), abs=1e-8)
+
+
+def test_a_batch_that_outlives_its_run_is_paid_once(tmp_path: Path) -> None:
+    with BatchServer(answer, plan=lambda nth: Plan(seconds=0.0 if nth else 1.5)) as server:
+        run = priced(config(tmp_path, server, prompts=3), "1")
+        process = start(processes(), run)
+        while not server.batches:
+            process.join(0.01)
+            assert process.exitcode is None
+        process.kill()
+        process.join()
+        with Ledger.open(run.out / "ledger.sqlite") as ledger:
+            budget = Budget(Decimal(1), ledger)
+            assert run.policy.model is not None
+            client = open_client(run.policy.model, ledger, "sample", budget)
+            assert budget.spent == 0
+            assert budget._reserved > 0  # of the batch under way
+            asyncio.run(client.aclose())
+        cost = generate(run).manifest["cost"]
+        online = generate(priced(config(tmp_path, server, prompts=3, transport="online", out="online")))
+    assert cost["usd_unanswered"] == 0
+    assert cost["usd"] == online.manifest["cost"]["usd"] / 2
 
 
 KILLED = """
