@@ -169,8 +169,12 @@ class BatchCalls(HttpTransport):
         return entry
 
 
-def gone(at: Endpoint, batch: str, why: str) -> ProviderError:
-    return ProviderError(
+class BatchGone(ProviderError):
+    """The provider does not know this batch, or no longer has its results."""
+
+
+def gone(at: Endpoint, batch: str, why: str) -> BatchGone:
+    return BatchGone(
         f"{at}: the batch {batch} or its results are not there ({why}); it was made with another account's key,"
         " or is deleted or too old."
     )

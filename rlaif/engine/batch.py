@@ -32,7 +32,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from rlaif.clients import open_batch_transport
 from rlaif.clients.base import Capabilities, Client, Identity, asked_at_once, request_key
-from rlaif.clients.batch import BatchState, BatchTransport, ItemResult
+from rlaif.clients.batch import BatchGone, BatchState, BatchTransport, ItemResult
 from rlaif.config.models import BatchConfig, ModelConfig
 from rlaif.engine.batch_table import BatchRecord, BatchTable
 from rlaif.engine.ledger import Ledger
@@ -95,6 +95,7 @@ class Batches:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self.run = ledger.path.parent
         self.table = BatchTable(ledger)
         self.submitting = asyncio.Lock()  # one at a time: a batch that was lost sight of must be the only such
         self.waiting = 0  # requests that wait for a batch
@@ -395,11 +396,15 @@ class Batcher:
     async def _follow(self, row: int) -> None:
         """Wait for the batch to end, take its results, and settle what it left."""
         record = self._record(row)
-        state, cancelled = await self._until_over(record)
-        if state.status == "failed":
-            await self._refused(record, state)
-            return
-        ours = await self._take(record, state)
+        try:
+            state, cancelled = await self._until_over(record)
+            if state.status == "failed":
+                await self._refused(record, state)
+                return
+            ours = await self._take(record, state)
+        except BatchGone as error:
+            cure = f"`rlaif batch cancel {self._hub.run} {record.name} --forget` lets its requests be sent again"
+            raise ProviderError(f"{error} If it is lost for good, {cure}.") from None
         if not record.confirmed and not ours:
             await self._table.reject(record, state.id)
             await self._recover(self._record(row))

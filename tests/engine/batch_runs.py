@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import re
+import sys
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -86,3 +87,17 @@ def _run(config: str) -> None:
 
     batch.SETTLE_SECONDS = 0.4
     generate(GenerateConfig.model_validate_json(config))
+
+
+def start_command(context: ForkServerContext, arguments: list[str], stderr: Path) -> ForkServerProcess:
+    """``rlaif ARGUMENTS`` with its standard error in a file."""
+    process = context.Process(target=_command, args=(arguments, str(stderr)))
+    process.start()
+    return process
+
+
+def _command(arguments: list[str], stderr: str) -> None:
+    from rlaif.cli import main
+
+    sys.stderr = Path(stderr).open("w", encoding="utf-8", buffering=1)  # noqa: SIM115
+    main(arguments)
