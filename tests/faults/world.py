@@ -8,7 +8,7 @@ a run has one right value, and an uninterrupted run one right output.
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -77,30 +77,37 @@ LIES: dict[str, Script] = FAULTS | {
     "retry-text": _status(503, retry_after="in a while"),
     "retry-nan": _status(503, retry_after="nan"),
     "retry-infinite": _status(503, retry_after="1e999"),
-    "retry-soon": _status(503, retry_after="0.02"),
+    "503-soon": _status(503, retry_after="0.02"),
     "429-soon": _status(429, retry_after_ms="20"),
     "429-negative": _status(429, retry_after="-5", retry_after_ms="-1"),
+    "429-text": _status(429, retry_after="when it suits"),
     "429-huge": _status(429, retry_after="1e9"),
     "503-huge": _status(503, retry_after="99999999"),
     "429-far-date": _status(429, retry_after="Fri, 31 Dec 9999 23:59:59 GMT"),
 }
 
 
-def lying(*, sample: dict[str, float] | None = None, judge: dict[str, float] | None = None, seed: int = 0) -> Script:
-    """`honest`, with the named lies at these rates. The draw depends on the content and on how often it came. The one
-    question for log-probs is always answered: it decides how the whole run is judged."""
+class Liar:
+    """A script: `honest`, with the named lies at these rates, of samples and of verdicts. The draw depends on the
+    content and on how often it came. The one question for log-probs is always answered: it decides how the whole run is
+    judged. ``told`` counts the lies."""
 
-    def script(asked: Asked) -> Answer:
+    def __init__(
+        self, sample: Mapping[str, float] | None = None, judge: Mapping[str, float] | None = None, seed: int = 0
+    ) -> None:
+        self.told: Counter[str] = Counter()
+        self._sample, self._judge, self._seed = sample or {}, judge or {}, seed
+
+    def __call__(self, asked: Asked) -> Answer:
         if asked.last_message.startswith("Answer with one letter"):
             return honest(asked)
-        draw = uniform("lie", seed, asked.key, asked.nth)
-        for name, rate in ((judge if is_judging(asked) else sample) or {}).items():
+        draw = uniform("lie", self._seed, asked.key, asked.nth)
+        for name, rate in (self._judge if is_judging(asked) else self._sample).items():
             if draw < rate:
+                self.told[name] += 1
                 return LIES[name](asked)
             draw -= rate
         return honest(asked)
-
-    return script
 
 
 # --------------------------------------------------------------------------------------------------------- a project
