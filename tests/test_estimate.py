@@ -379,10 +379,10 @@ def test_the_cost_so_far_stands_in_the_progress(tmp_path: Path) -> None:
     notes: list[str] = []
     with FaultServer(Shop()) as server:
         generate(paid(tmp_path, server, max_cost=5), progress=lambda counts, total: notes.append(counts.cost))
-        assert "spent of $5.00" in notes[-1]
+        assert "spent (budget $5.00)" in notes[-1]
         generate(paid(tmp_path, server, max_cost=6), progress=lambda counts, total: notes.append(counts.cost))
-    assert "$0.00 spent, $0.0" in notes[-1]
-    assert "with earlier sessions of $6.00" in notes[-1]
+    assert notes[-1].startswith("$0.00 spent ($0.0")
+    assert notes[-1].endswith("with earlier sessions; budget $6.00)")
     generate(config(tmp_path).model_copy(update={"out": tmp_path / "free"}), progress=lambda c, t: notes.append(c.cost))
     assert notes[-1] == ""
 

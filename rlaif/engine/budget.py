@@ -143,10 +143,10 @@ class Budget:
         unknown = dict.fromkeys(str(meter.identity) for meter in meters if meter.price is None)
         if len(unknown) == len({str(meter.identity) for meter in meters}):
             return "cost unknown"
-        cap = "" if self.cap is None else f" of {dollars(self.cap)}"
-        earlier = f", {dollars(self.spent)} with earlier sessions" if self.spent_earlier else ""
-        rest = f", without {', '.join(unknown)}" if unknown else ""
-        return f"{dollars(self._now)} spent{earlier}{cap}{rest}"
+        more = [f"{dollars(self.spent)} with earlier sessions"] if self.spent_earlier else []
+        more += [f"budget {dollars(self.cap)}"] if self.cap is not None else []
+        more += [f"without {', '.join(unknown)}"] if unknown else []
+        return f"{dollars(self._now)} spent" + (f" ({'; '.join(more)})" if more else "")
 
     def report(self) -> dict[str, Any]:
         """For the manifest: USD of this session and of all, by stage and model, and which prices they are.

@@ -165,7 +165,8 @@ def dollars(amount: Decimal) -> str:
     """``amount`` for a reader: cents, or as many digits as it takes to be more than nothing; rounded up."""
     with localcontext(_EXACT):
         places = "0.01" if amount >= 1 or amount == 0 else "0.0001" if amount >= Decimal("0.01") else "0.000001"
-        return f"${amount.quantize(Decimal(places), rounding=ROUND_CEILING)}"
+        whole, _, part = str(amount.quantize(Decimal(places), rounding=ROUND_CEILING)).partition(".")
+        return f"${whole}.{part.rstrip('0'):0<2}"
 
 
 def number(amount: Decimal) -> float:

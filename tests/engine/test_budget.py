@@ -214,7 +214,7 @@ async def test_the_budget_ends_the_run_with_one_sentence_that_says_how_to_go_on(
     with pytest.raises(ProviderError) as caught:
         await client.complete(request)
     assert str(caught.value) == (
-        "the budget of $0.2000 is reached: $0.1000 spent, and the next request could cost up to $0.1010; what was paid"
+        "the budget of $0.20 is reached: $0.10 spent, and the next request could cost up to $0.101; what was paid"
         " for is kept, and running again with a higher --max-cost goes on."
     )
     assert caught.value.exit_code == 4
@@ -368,7 +368,7 @@ async def test_the_cap_holds_over_sessions_and_what_is_reused_costs_nothing(tmp_
     assert budget.spent_now == 0
     assert budget.spent == Decimal("0.10")
     assert server.sends == 5
-    with pytest.raises(ProviderError, match=r"\$0.2000 spent \(\$0.1000 of it in earlier sessions\)"):
+    with pytest.raises(ProviderError, match=r"\$0.20 spent \(\$0.10 of it in earlier sessions\)"):
         await spend(path, "0.30", 0, 100, server)
     assert server.spent == Decimal("0.20")
     budget = await spend(path, "1", 0, 11, server)  # a higher cap goes on

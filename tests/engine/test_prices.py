@@ -224,8 +224,8 @@ def test_what_the_manifest_gets_says_where_the_price_is_from_and_of_which_day() 
 
 
 def test_dollars_for_a_reader_are_never_rounded_down() -> None:
-    shown = [dollars(Decimal(x)) for x in ("0", "0.0000004", "0.01234", "1.001", "1234.5")]
-    assert shown == ["$0.00", "$0.000001", "$0.0124", "$1.01", "$1234.50"]
+    shown = [dollars(Decimal(x)) for x in ("0", "0.0000004", "0.01234", "1.001", "1234.5", "0.6")]
+    assert shown == ["$0.00", "$0.000001", "$0.0124", "$1.01", "$1234.50", "$0.60"]
     assert number(Decimal("0.1") + Decimal("0.2")) == 0.3
 
 
