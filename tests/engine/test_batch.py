@@ -78,6 +78,16 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
+def held(nth: int) -> Plan:
+    """The first batch takes an hour, later ones nothing."""
+    return Plan(seconds=3600.0 if nth == 0 else 0.0)
+
+
+def go_on(server: BatchServer, share: float) -> None:
+    """The first batch comes so much further."""
+    server.batches[0].created -= 3600 * share
+
+
 def by_times(counts: Mapping[str, int]) -> dict[int, int]:
     """How many things were counted once, twice, ..."""
     return dict(Counter(counts.values()))
@@ -411,20 +421,20 @@ async def test_another_transport_is_the_same_model_and_pays_nothing_again(tmp_pa
 async def test_a_batch_cancelled_by_somebody_ends_the_run_and_the_next_sends_only_the_rest(
     tmp_path: Path, provider: str
 ) -> None:
-    with BatchServer(plan=lambda nth: Plan(seconds=2.0 if nth == 0 else 0.0)) as server:
+    with BatchServer(plan=held) as server:
         model = config(server, provider)
 
         async def cancel() -> None:
             await until(lambda: bool(server.polls))
-            await asyncio.sleep(0.6)
+            go_on(server, 0.5)
             server.batches[0].cancelled_at = time.time()
 
         found, _ = await asyncio.gather(answers(tmp_path, model, [ask(i) for i in range(10)]), cancel())
         ended = [one for one in found if isinstance(one, ProviderError)]
-        assert 0 < len(ended) < 10
+        assert len(ended) == 5
         assert "was cancelled, not by this run" in str(ended[0])
         assert texts(await answers(tmp_path, model, [ask(i) for i in range(10)])) == echoes(range(10))
-        assert [len(b.items) for b in server.batches] == [10, len(ended)]
+        assert [len(b.items) for b in server.batches] == [10, 5]
         assert set(server.items.values()) == {1}
 
 
@@ -435,12 +445,16 @@ async def test_a_batch_cancelled_by_somebody_ends_the_run_and_the_next_sends_onl
 async def test_what_is_unanswered_after_so_long_is_cancelled_and_asked_online_and_paid_once(
     tmp_path: Path, provider: str
 ) -> None:
-    with BatchServer(plan=lambda nth: Plan(seconds=2.0, cancelling=0.1)) as server:
-        model = config(server, provider, finish_online_after=0.8)
-        found = await answers(tmp_path, model, [ask(i) for i in range(20)])
+    with BatchServer(plan=lambda nth: Plan(seconds=3600.0, cancelling=0.1)) as server:
+        model = config(server, provider, finish_online_after=0.5)
+
+        async def half() -> None:
+            await until(lambda: bool(server.batches))
+            go_on(server, 0.5)
+
+        found, _ = await asyncio.gather(answers(tmp_path, model, [ask(i) for i in range(20)]), half())
         assert texts(found) == echoes(range(20))
-        batched = [one.batch for one in found if isinstance(one, ChatReply)]
-        assert 0 < sum(batched) < 20
+        assert sum(one.batch for one in found if isinstance(one, ChatReply)) == 10
         assert set(server.paid.values()) == {1}
         assert len(server.batches) == 1
 
@@ -449,18 +463,17 @@ async def test_what_is_unanswered_after_so_long_is_cancelled_and_asked_online_an
 async def test_a_run_asked_to_finish_online_takes_what_the_batches_of_before_have(
     tmp_path: Path, provider: str
 ) -> None:
-    with BatchServer(plan=lambda nth: Plan(seconds=1.0)) as server:
+    with BatchServer(plan=held) as server:
         async with session(tmp_path, config(server, provider)) as client:
             waiting = [asyncio.create_task(client.complete(ask(i))) for i in range(10)]
             await until(lambda: bool(server.polls))
-            await asyncio.sleep(0.4)
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
+        go_on(server, 0.5)
         found = await answers(tmp_path, config(server, provider, finish_online_after=0), [ask(i) for i in range(12)])
         assert texts(found) == echoes(range(12))
-        batched = [one.batch for one in found if isinstance(one, ChatReply)]
-        assert 0 < sum(batched) < 10
+        assert sum(one.batch for one in found if isinstance(one, ChatReply)) == 5
         assert set(server.paid.values()) == {1}
         assert len(server.batches) == 1
 

@@ -44,7 +44,7 @@ def kill_and_resume(folder: Path, context: ForkServerContext, server: BatchServe
                 time.sleep(0.002)
             process.join(draw.uniform(0.0, 0.2))
         else:
-            process.join(draw.uniform(0.02, 0.5))
+            process.join(draw.uniform(0.02, 0.9))
         if process.exitcode is not None:
             assert process.exitcode == 0
             break
@@ -94,3 +94,17 @@ def test_a_run_killed_at_200_random_moments_submits_no_request_twice(
     tmp_path: Path, context: ForkServerContext
 ) -> None:
     killed_at_random(tmp_path, context, kills=200)
+
+
+def test_prompts_wait_for_a_batch_together_and_more_prompts_than_fill_one_wait_their_turn(tmp_path: Path) -> None:
+    with BatchServer(answer) as server:
+        run = config(tmp_path, server, prompts=10, max_requests=12)
+        run = run.model_copy(update={"prompts_in_flight": 1})
+        assert run.window == 4  # 12 requests, 3 samples of a prompt
+        generate(run)
+        sizes = [len(made.items) for made in server.batches if made.api == "openai"]
+        assert sum(sizes) == 30
+        assert max(sizes) == 12
+        assert run.model_copy(update={"prompts_in_flight": 99}).window == 99
+        assert config(tmp_path, server).window == 16_667  # 100,000 looks of the judge, 6 at each prompt
+        assert config(tmp_path, server, transport="online").window == 64
