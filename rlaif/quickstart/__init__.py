@@ -85,7 +85,7 @@ def quickstart(
         progress=lambda counts, total: update(counts.prompts, total, f"{counts.pairs} pairs"),
     )
     say(f"2/3  tuning on {made.manifest['counts']['comparisons']['pairs']} pairs")
-    train_dpo(train_config(out, seed), progress=progress("tuning"))
+    train_dpo(train_config(out, seed), resume=True, progress=progress("tuning"))
     say("3/3  the same held-out prompts and seeds, before and after")
     comparison = asyncio.run(_compare(constitution, out, seed, progress("comparing")))
     write_text(out / COMPARISON, json.dumps(comparison.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
