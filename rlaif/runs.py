@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import yaml
 from pydantic import BaseModel
 
+from rlaif.clients._http import public_url
 from rlaif.dataset import json_line
 from rlaif.engine import Ledger
 from rlaif.errors import InputError, ProviderError
@@ -45,7 +46,7 @@ def open_run(out: Path, config: BaseModel, *, fresh: bool = False) -> Ledger:
         try:
             if fresh:
                 _remove_run(out)
-            write_text(out / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+            write_text(out / CONFIG, yaml.safe_dump(_recorded(config), sort_keys=False))
         except BaseException:
             ledger.close()
             raise
@@ -64,7 +65,7 @@ def check_run(out: Path, config: BaseModel, *, fresh: bool = False) -> None:
     known, ledger = out / CONFIG, out / LEDGER
     if known.exists() and ledger.exists() and not fresh:
         old = yaml.safe_load(known.read_text(encoding="utf-8"))
-        differing = [k for k in _differences(old, config.model_dump(mode="json")) if not _may_change(k)]
+        differing = [k for k in _differences(old, _recorded(config)) if not _may_change(k)]
         if differing and _is_answered(ledger):
             raise InputError(
                 f"{out}: this folder belongs to a run with another config (different: {', '.join(differing)});"
@@ -94,6 +95,20 @@ def _is_answered(ledger: Path) -> bool:
 def _may_change(key: str) -> bool:
     of_model = re.match(r"(?:policy\.model|judge\.models\.\d+)\.(\w+)", key)
     return key.startswith(MAY_CHANGE) or (of_model is not None and of_model[1] in MODEL_MAY_CHANGE)
+
+
+def _recorded(config: BaseModel) -> Any:
+    """The config as the run folder keeps it: what a URL may hold besides its place, a password or a key, stays out."""
+    return _without_secrets(config.model_dump(mode="json"))
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            name: public_url(part) if name == "base_url" and isinstance(part, str) else _without_secrets(part)
+            for name, part in value.items()
+        }
+    return [_without_secrets(part) for part in value] if isinstance(value, list) else value
 
 
 def _remove_run(out: Path) -> None:

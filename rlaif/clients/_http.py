@@ -58,13 +58,24 @@ class Endpoint:
     key: str | None = field(repr=False)  # None: a local server that wants none
 
     def clean(self, text: str) -> str:
-        """``text`` without the key, should the provider have repeated it."""
-        if self.key and len(self.key) >= _SCRUBBED_KEY:
-            return text.replace(self.key, "[key]")
-        return text
+        """``text``, a body as it came, without the key, should the provider have repeated it."""
+        if not self.key or len(self.key) < _SCRUBBED_KEY:
+            return text
+        if "\\" in text and self.key in (spelt_out := _ESCAPE.sub(_spelt_out, text)):
+            text = spelt_out  # JSON may write a letter as \u0073, and a slash as \/
+        return text.replace(self.key, "[key]")
 
     def __str__(self) -> str:
         return f"{self.spec} at {self.url}"
+
+
+_ESCAPE = re.compile(r"\\(?:\\|/|u00[2-7][0-9a-fA-F])")
+
+
+def _spelt_out(escape: re.Match[str]) -> str:
+    """The character that an escape of JSON stands for, where it may stand there without one."""
+    character = "\\" if escape[0] == "\\\\" else "/" if escape[0] == "\\/" else chr(int(escape[0][2:], 16))
+    return escape[0] if character in '"\\\x7f' else character
 
 
 def endpoint(model: ModelConfig, default_env: str, base_url: str) -> Endpoint:
@@ -79,7 +90,7 @@ def endpoint(model: ModelConfig, default_env: str, base_url: str) -> Endpoint:
         raise InputError(f"{model.model}: base_url {shown!r} is no URL; write http://HOST:PORT/v1 or the like.")
     env = model.api_key_env or default_env
     key = os.environ.get(env, "").strip()
-    if key and not (key.isascii() and key.isprintable() and " " not in key):
+    if key and (not (key.isascii() and key.isprintable()) or set(key) & set(' "\\')):
         raise InputError(f"{model.model}: {env} holds no key: it contains spaces or characters that no key has.")
     if not key and not (model.api_key_env is None and _on_this_machine(base_url)):
         raise InputError(f"{model.model}: {env} is not set; export it, or name another variable with api_key_env.")

@@ -1,6 +1,7 @@
 """How a config names a model: ``backend:name``, or a mapping that says more."""
 
 import difflib
+import re
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -81,13 +82,24 @@ class ModelConfig(Config):
             raise ValueError(f"'{value}': write scripted:MODULE:OBJECT, such as scripted:my_tests.fakes:judge.")
         return value
 
+    @field_validator("api_key_env")
+    @classmethod
+    def _name_and_no_key(cls, value: str | None) -> str | None:
+        # Keys get pasted here. Many would do as a name, but for the custom that these are in capitals.
+        if value is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", value):
+            raise ValueError(
+                "give the name of an environment variable (A-Z, 0-9, _), such as OPENAI_API_KEY; a key itself belongs"
+                " into that variable and into no file"
+            )
+        return value
+
     @model_validator(mode="after")
     def _url_only_for_servers(self) -> "ModelConfig":
         if self.base_url is not None:
             if self.backend not in ("openai", "anthropic"):
                 raise ValueError(f"base_url is for openai: and anthropic: models, not for '{self.model}'.")
             if not self.base_url.startswith(("http://", "https://")):
-                raise ValueError(f"base_url '{self.base_url}' must begin with http:// or https://.")
+                raise ValueError("base_url must begin with http:// or https://.")
         return self
 
     @model_validator(mode="after")
