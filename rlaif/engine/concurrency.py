@@ -68,7 +68,7 @@ class Concurrency:
     def answered(self, sent_at: float, now: float) -> None:
         if not self._adaptive:
             return
-        self._trouble *= 0.95
+        self._trouble *= 0.98
         latency = now - sent_at
         self._latency = latency if self._latency is None else 0.9 * self._latency + 0.1 * latency
         if sent_at >= self._round_at:
@@ -137,7 +137,7 @@ class Concurrency:
 
     def failed(self, sent_at: float, now: float) -> None:
         """A failure. Single ones say nothing about load; when most sends fail, the first of each burst counts."""
-        self._trouble = 0.95 * self._trouble + 0.05
+        self._trouble = 0.98 * self._trouble + 0.02
         if self._trouble > 0.5 and sent_at >= self._changed_at:
             self._decrease(now)
 

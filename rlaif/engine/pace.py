@@ -9,6 +9,8 @@ An epoch lies between the first 429s of two bursts. What its 429 teaches:
 * Else the server drips. Sends are paced: at the rate that a Retry-After below a second gives exactly (that much too
   early was the last send), or at the epoch's answers a second, pause included (what a bucket let through between empty
   and empty is its rate). Then a little faster, as long as that works: a 429 returns to the rate before the last step.
+* Pacing changes nothing (six epochs in a row stay short, or 429s come far below a rate that went through before): these
+  429s are not about the pace. It is given up, until most of what is sent is refused.
 
 Measured with simulated servers (tests/engine/test_limits.py): token buckets of 10 to 600, fixed and sliding windows of
 600 a minute, Retry-After exact, rounded up or absent. A bucket of one with whole seconds in Retry-After stays slow:
@@ -24,6 +26,7 @@ from rlaif.engine.quotas import MARGIN, Pace, Window
 
 STEP_SECONDS = 30.0  # the longest time between two steps up
 SLOWEST = 1 / 60  # sends a second
+VAIN_EPOCHS = 6
 CHEAP_EPOCH = 100  # answers that outweigh the 429s at their end
 _KEPT = 100_000  # send times of the present epoch that are remembered, at most
 
@@ -62,14 +65,19 @@ class LearnedPace:
         self._burst_at = now  # when the last burst began, and with it this epoch
         self._began: float | None = None  # its first send
         self._answers = 0
+        self._own_answers = 0  # to what was sent in it
         self._sends: deque[float] = deque(maxlen=_KEPT)
-        self._first_burst = True  # what a full bucket let through at first says little about its rate
+        self._bursts = 0  # what a full bucket let through before the first says little about its rate
         self._silent = 0  # bursts without Retry-After and without an answer since
         # the search for a better pace
         self._step, self._due, self._due_at = 0.01, 0, math.inf  # the next step up; after so many answers, or then
         self._before_step: float | None = None  # the rate before the last step of this epoch
         self._sure = False  # the rate is known to a few per cent
         self._binding = False  # somebody had to wait for it since the last step
+        self._vain = 0  # epochs in a row that the pace made no longer
+        self._measured: deque[float] = deque(maxlen=5)  # answers a second of the last epochs
+        self._contradictions = 0
+        self._given_up: tuple[int, int] | None = None  # (sends, 429s) since then
         self._proven = 0.0  # a rate that 100 answers in a row have come at
 
     def ready_at(self, now: float) -> float:
@@ -86,6 +94,8 @@ class LearnedPace:
     def take(self, now: float) -> None:
         if self._began is None:
             self._began = now
+        if self._given_up is not None:
+            self._given_up = (self._given_up[0] + 1, self._given_up[1])
         if self._pace is not None:
             self._pace.take(1, now)
         if self._window is not None:
@@ -96,6 +106,7 @@ class LearnedPace:
     def answered(self, sent_at: float, now: float) -> None:
         self._silent = 0
         self._answers += 1
+        self._own_answers += sent_at > self._burst_at
         if self._window is not None:
             self._window.answered(sent_at)
         else:
@@ -107,23 +118,31 @@ class LearnedPace:
 
     def answered_429(self, sent_at: float, retry_after: float | None, share: float, now: float) -> Lesson:
         """Learn from a 429. ``share``: of all sends so far, those answered 429."""
+        if self._given_up is not None:
+            sends, refused = self._given_up
+            # Most of what is sent is refused: it is about the pace after all.
+            self._given_up = (sends, refused + 1) if sends < 50 or refused + 1 < sends / 2 else None
         full = self._window is not None and self._window.full
         if self._window is not None:
             self._window.answered_429(sent_at)
-        if sent_at <= self._burst_at and not self._first_burst:
+        if sent_at <= self._burst_at and self._bursts:
             return Lesson(retry_after or 0.0, first=False, known=True)
-        known = retry_after is not None and (self._pace is not None or self._window is not None)
+        known = self._given_up is not None
+        known |= retry_after is not None and (self._pace is not None or self._window is not None)
         wait = retry_after
         if wait is None:
             self._silent += 1
             wait = min(60.0, 2.0 ** (self._silent - 1)) * random.uniform(0.75, 1.25)
         self._learn(retry_after, now + wait, share, full, now)
-        self._burst_at, self._began, self._first_burst = now, None, False
-        self._answers = 0
+        self._bursts += 1
+        self._burst_at, self._began = now, None
+        self._answers = self._own_answers = 0
         self._sends = deque(maxlen=_KEPT)
         return Lesson(wait, first=True, known=known)
 
     def _learn(self, retry_after: float | None, until: float, share: float, full: bool, now: float) -> None:
+        if self._given_up is not None:
+            return
         if self._window is not None and full and now - self._burst_at > Window.PERIOD / 4:
             self._window.shrink()
             return
@@ -149,11 +168,17 @@ class LearnedPace:
             self._proven = 0.98 * (self._before_step or old or 0.0)
         else:
             self._proven *= 0.9
-        if retry_after is not None and retry_after < 1 and tried is not None:
+        surely = MARGIN * self._own_answers / max(now - self._burst_at, 1e-3)
+        if self._in_vain(old, surely):
+            self._give_up()
+            return
+        if retry_after is not None and tried is not None and retry_after < (1 if old is None else 0.5 / old):
             rate, self._sure = 0.98 / (1 / tried + retry_after), True
+            if self._own_answers >= 10 and self._bursts:
+                rate = max(rate, surely)
         elif old is not None:
             rate = self._corrected(old, measured)
-        elif self._answers and not self._first_burst:
+        elif self._answers and self._bursts:
             rate, self._sure = measured, False
         else:
             self._ramp = _Ramp(_first_rate(retry_after), until)
@@ -162,6 +187,26 @@ class LearnedPace:
         self._set_rate(rate, now)
         self._due_at = now + STEP_SECONDS
         self._step, self._due = (0.01, 200) if self._sure else (max(0.01, min(0.05, self._step / 4)), 20)
+
+    def _in_vain(self, old: float | None, surely: float) -> bool:
+        """Whether pacing has been shown to be of no use."""
+        if old is not None and self._answers:
+            self._vain = self._vain + 1 if self._answers < 30 else 0
+            # From empty to empty a bucket gives its rate, whatever our pace: far below it no 429 can come.
+            if self._measured and old < 0.7 * max(self._measured):
+                self._contradictions += 1
+        if self._answers >= CHEAP_EPOCH:
+            self._contradictions = 0
+        if self._own_answers >= 10 and self._bursts:
+            self._measured.append(surely)
+        return self._vain >= VAIN_EPOCHS or self._contradictions >= 2
+
+    def _give_up(self) -> None:
+        """However slowly we send, 429s come as before: they are not about the pace."""
+        self._given_up = (0, 0)
+        self._pace = self._ramp = self._window = self._before_step = None
+        self._vain = self._contradictions = 0
+        self._measured.clear()
 
     def _corrected(self, old: float, measured: float) -> float:
         """The pace after ``old`` was too fast."""

@@ -166,6 +166,8 @@ def check(path: Path, db: sqlite3.Connection, *, create: bool = False) -> sqlite
         if create and tables == 0:
             db.execute("PRAGMA journal_mode = WAL")
             _create(db)
+        elif tables == 0:
+            raise InputError(f"{path}: is empty; the run was interrupted before it began, so run it again.")
         elif application != _APPLICATION_ID:
             raise InputError(f"{path}: this SQLite file is not a ledger of rlaif.")
         ((version,),) = db.execute("SELECT value FROM meta WHERE key = 'schema_version'")
