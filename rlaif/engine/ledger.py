@@ -17,7 +17,19 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from rlaif.clients.base import Capabilities, Client, Identity, request_key
-from rlaif.engine.store import RunLock, add, check, connect, dump, load, storage_error, verified
+from rlaif.engine.store import (
+    RunLock,
+    add,
+    as_json,
+    check,
+    connect,
+    dump,
+    from_json,
+    load,
+    pack,
+    storage_error,
+    verified,
+)
 from rlaif.engine.writer import NOT_SENT, Claim, Fail, Lose, Settle, Work, Writer
 from rlaif.errors import InputError, RlaifError
 from rlaif.types import ChatReply, ChatRequest, Row, Usage
@@ -183,7 +195,7 @@ class Ledger:
                     lost_output=row[7],
                     unsettled=unsettled.get(row[0], 0),
                     usage=Usage(**dict(zip(Usage.model_fields, row[8:], strict=True))),
-                    session_usage=counts.usage,
+                    session_usage=Usage(**counts.tokens),
                 )
             )
         return LedgerStats(stages=tuple(stages))
@@ -296,15 +308,15 @@ class Ledger:
         try:
             reply = await client.complete(request)
             # What the caller sees is what a later run will read back, so that both make the same files of it.
-            body = dump(reply)
-            reply = load(ChatReply, body)
+            text = as_json(reply)
+            reply = from_json(ChatReply, text)
         except BaseException as error:
             counts.failed += isinstance(error, Exception)
             writer.post(Fail(row, _reason(error)))
             raise
         paid = (source[0] + BATCH, source[1]) if reply.batch else source  # at half the price: counted by itself
-        self._count(paid).usage = add(self._count(paid).usage, reply.usage)
-        settle = Settle(row, paid, key, body, reply.usage, replaces, _future())
+        self._count(paid).pay(reply.usage)
+        settle = Settle(row, paid, key, pack(text), reply.usage, replaces, _future())
         # Posted without an await since the reply came: a cancellation from here on no longer loses it.
         writer.post(settle)
         await settle.waiter
@@ -344,11 +356,15 @@ class LedgerClient:
 
 
 class _Counts:
-    __slots__ = ("failed", "reused", "sent", "usage")
+    __slots__ = ("failed", "reused", "sent", "tokens")
 
     def __init__(self) -> None:
         self.sent = self.reused = self.failed = 0
-        self.usage = Usage()
+        self.tokens = dict.fromkeys(Usage.model_fields, 0)
+
+    def pay(self, usage: Usage) -> None:
+        for kind, tokens in usage:
+            self.tokens[kind] += tokens
 
 
 def _future() -> "asyncio.Future[Any]":

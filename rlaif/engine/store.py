@@ -20,7 +20,7 @@ from rlaif.types import ChatReply, Row, Usage
 
 SCHEMA_VERSION = 2
 _APPLICATION_ID = 0x524C4149  # "RLAI": tells our files from any other SQLite file
-_CACHE_KIB = 65536  # constant, whatever the ledger's size
+_CACHE_KIB = 16384  # of SQLite's own, for each connection: constant, whatever the ledger's size
 
 # sources: one row for each (stage, model), with running totals, so that opening a ledger scans nothing.
 # pending: one row for each request without a reply; error is NULL while it is on its way (or was, when it was killed).
@@ -45,15 +45,25 @@ R = TypeVar("R", bound=Row)
 
 
 def dump(row: Row) -> bytes:
+    return pack(as_json(row))
+
+
+def pack(text: bytes) -> bytes:
+    return zlib.compress(text, 1)
+
+
+def as_json(row: Row) -> bytes:
     try:
-        text = row.model_dump_json()
+        return row.model_dump_json().encode()
     except PydanticSerializationError:  # a lone surrogate in some text: the standard library escapes it
-        text = json.dumps(row.model_dump(mode="json"), separators=(",", ":"))
-    return zlib.compress(text.encode(), 1)
+        return json.dumps(row.model_dump(mode="json"), separators=(",", ":")).encode()
 
 
 def load(model: type[R], body: bytes) -> R:
-    text = zlib.decompress(body)
+    return from_json(model, zlib.decompress(body))
+
+
+def from_json(model: type[R], text: bytes) -> R:
     try:
         return model.model_validate_json(text)
     except ValidationError:
