@@ -95,7 +95,8 @@ class LearnedPace:
         if self._began is None:
             self._began = now
         if self._given_up is not None:
-            self._given_up = (self._given_up[0] + 1, self._given_up[1])
+            sends, refused = self._given_up
+            self._given_up = (sends + 1, refused) if sends < 200 else (100, refused // 2)  # of late, not of always
         if self._pace is not None:
             self._pace.take(1, now)
         if self._window is not None:
