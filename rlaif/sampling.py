@@ -9,6 +9,8 @@ from rlaif.errors import RequestError, TransientError
 from rlaif.hashing import derived_seed, digest
 from rlaif.types import ChatRequest, Completion, Dropped, Message, Prompt
 
+CACHED_FROM = 4096  # characters; no provider caches less than 1,024 tokens, and those are seldom shorter
+
 
 def completion_id(prompt_id: str, index: int, text: str) -> str:
     return "c-" + digest(prompt_id, index, text)
@@ -28,10 +30,23 @@ async def sample(
 ) -> tuple[list[Completion], list[Dropped]]:
     """``config.n`` completions of a prompt. A sample that the provider never gave is Dropped; one that did not end
     normally is both returned (a record of what was paid for) and Dropped, so that nothing uses it."""
-    results = await asyncio.gather(*(_one(prompt, client, config, seed, i) for i in range(config.n)))
+    ahead = 1 if _is_cached(prompt, config) else 0
+    results = [await _one(prompt, client, config, seed, i) for i in range(ahead)]
+    results += await asyncio.gather(*(_one(prompt, client, config, seed, i) for i in range(ahead, config.n)))
     completions = [r for r in results if isinstance(r, Completion)]
     dropped = [r for r in results if isinstance(r, Dropped)]
     return completions, dropped + [_unusable(c) for c in completions if not is_usable(c)]
+
+
+def _is_cached(prompt: Prompt, config: PolicyConfig) -> bool:
+    """Whether the siblings of a first sample can read the prompt from the provider's cache.
+
+    Only what an earlier request has written can be read, and Anthropic charges writing a quarter more than plain input:
+    n samples sent at once would pay for n writes. Prompts that are too short to be cached need not wait, and a batch
+    must not (its replies may take a day)."""
+    if config.model is None or config.model.backend not in ("openai", "anthropic") or config.model.transport == "batch":
+        return False
+    return sum(len(m.content) for m in prompt.messages) >= CACHED_FROM
 
 
 def given(prompt: Prompt, texts: Sequence[str], source: str) -> tuple[list[Completion], list[Dropped]]:

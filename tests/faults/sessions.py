@@ -130,6 +130,7 @@ def _serve() -> None:
     with contextlib.suppress(ImportError):
         import_module("pandas")  # pyarrow imports it where it is installed
     gc.freeze()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # until a session has become one, there is nothing to interrupt
     for line in sys.stdin:
         question = json.loads(line)
         answer: int | None = 0
