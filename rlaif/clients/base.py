@@ -53,6 +53,24 @@ class Client(Protocol):
     async def aclose(self) -> None: ...
 
 
+class Wrapper:
+    """Base of a Client around ``client``: everything but ``complete``."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    @property
+    def identity(self) -> Identity:
+        return self._client.identity
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._client.capabilities
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+
 def request_key(identity: Identity, request: ChatRequest) -> str:
     """The content key of a request: the same for two requests exactly when the same answer would serve both."""
     content = request.model_dump(mode="json", exclude={"cache_prefix"})

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from rlaif.clients.base import Capabilities, Client, Identity, asked_at_once, request_key
+from rlaif.clients.base import Client, Identity, Wrapper, asked_at_once, request_key
 from rlaif.config.models import BACKENDS, ModelConfig
 from rlaif.engine.batch_table import BatchTable
 from rlaif.engine.ledger import BATCH, Ledger, StageStats
@@ -315,26 +315,16 @@ class Budget:
         )
 
 
-class BudgetedClient:
+class BudgetedClient(Wrapper):
     """A Client whose every send is reserved before and settled after. ``complete`` raises what ``client`` raises, and
     ProviderError when the budget is reached."""
 
     def __init__(self, budget: Budget, client: Client, meter: _Meter, model: ModelConfig) -> None:
-        self._budget, self._client, self._meter, self._options = budget, client, meter, model.options
+        super().__init__(client)
+        self._budget, self._meter, self._options = budget, meter, model.options
         # Whether nothing is asked online, at twice the price.
         finishes_online = model.batch is not None and model.batch.finish_online_after is not None
         self._only_batches = model.transport == "batch" and not finishes_online
-
-    @property
-    def identity(self) -> Identity:
-        return self._client.identity
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return self._client.capabilities
-
-    async def aclose(self) -> None:
-        await self._client.aclose()
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         price = self._meter.price

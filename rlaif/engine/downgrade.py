@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
-from rlaif.clients.base import Capabilities, Client, Identity
+from rlaif.clients.base import Client, Wrapper
 from rlaif.errors import RequestError
 from rlaif.types import ChatReply, ChatRequest
 
@@ -40,22 +40,14 @@ def _has(request: ChatRequest, parameter: str) -> bool:
     return bool(getattr(request, field) != default)
 
 
-class DowngradingClient:
+class DowngradingClient(Wrapper):
     """A Client that asks ``client`` without what it refuses. ``refused``: the parameters learned so far, in order."""
 
     def __init__(self, client: Client) -> None:
-        self._client = client
+        super().__init__(client)
         self.refused: tuple[str, ...] = ()
         self._answered_without: tuple[str, ...] = ()  # a search has ended well with this much left out
         self._searching = asyncio.Lock()
-
-    @property
-    def identity(self) -> Identity:
-        return self._client.identity
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return self._client.capabilities
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Raises RequestError(kind="unsupported") for a parameter that cannot be left out."""
@@ -99,9 +91,6 @@ class DowngradingClient:
         if "stop" in dropped:
             reply = _cut(reply, request.stop)
         return reply.model_copy(update={"downgrades": (*reply.downgrades, *dropped)}) if dropped else reply
-
-    async def aclose(self) -> None:
-        await self._client.aclose()
 
 
 def _cut(reply: ChatReply, stop: tuple[str, ...]) -> ChatReply:

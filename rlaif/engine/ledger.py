@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from rlaif.clients.base import Capabilities, Client, Identity, request_key
+from rlaif.clients.base import Client, Identity, Wrapper, request_key
 from rlaif.engine.store import (
     RunLock,
     add,
@@ -329,7 +329,7 @@ class Ledger:
         return counts
 
 
-class LedgerClient:
+class LedgerClient(Wrapper):
     """A Client that answers from the ledger, and asks ``client`` (once) for what is not there.
 
     ``complete`` raises what ``client`` raises; a failure is recorded but never stored as a reply. It raises
@@ -337,22 +337,12 @@ class LedgerClient:
     """
 
     def __init__(self, ledger: Ledger, client: Client, stage: str) -> None:
-        self._ledger, self._client = ledger, client
+        super().__init__(client)
+        self._ledger = ledger
         self._source = (stage, client.identity.model_dump_json())
-
-    @property
-    def identity(self) -> Identity:
-        return self._client.identity
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return self._client.capabilities
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         return await self._ledger._complete(self._client, self._source, request)
-
-    async def aclose(self) -> None:
-        await self._client.aclose()
 
 
 class _Counts:

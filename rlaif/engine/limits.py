@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Mapping
 from contextvars import ContextVar
 
-from rlaif.clients.base import Capabilities, Client, Identity
+from rlaif.clients.base import Client, Wrapper
 from rlaif.engine.breaker import Breaker
 from rlaif.engine.concurrency import Concurrency
 from rlaif.engine.headers import Told, read_rate_limits
@@ -295,20 +295,13 @@ def _part(cost: _Cost, kind: str) -> float:
     return cost[1] if kind == "input-tokens" else cost[2] if kind == "output-tokens" else cost[1] + cost[2]
 
 
-class LimitedClient:
+class LimitedClient(Wrapper):
     """A Client whose requests pass ``limiter``, each send of them: it stands next to the transport, so that nothing
     (a retry, a downgrade) is sent around it."""
 
     def __init__(self, client: Client, limiter: Limiter) -> None:
-        self._client, self.limiter = client, limiter
-
-    @property
-    def identity(self) -> Identity:
-        return self._client.identity
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return self._client.capabilities
+        super().__init__(client)
+        self.limiter = limiter
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Raises what the client raises, except for a 429: it waits and asks again. Raises ProviderError when the
@@ -342,6 +335,3 @@ class LimitedClient:
             _current.reset(token)
         self.limiter.answered(ticket, reply)
         return reply
-
-    async def aclose(self) -> None:
-        await self._client.aclose()

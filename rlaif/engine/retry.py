@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
-from rlaif.clients.base import Capabilities, Client, Identity
+from rlaif.clients.base import Client, Wrapper
 from rlaif.errors import TransientError
 from rlaif.types import ChatReply, ChatRequest
 
@@ -30,7 +30,7 @@ LONGEST_WAIT = 30.0
 Sleep = Callable[[float], Awaitable[None]]
 
 
-class RetryingClient:
+class RetryingClient(Wrapper):
     """A Client that asks ``client`` again after what may pass. ``first_wait=0``: without waiting in between (a model
     in this process is not overloaded). ``sleep``: for tests."""
 
@@ -42,15 +42,8 @@ class RetryingClient:
         first_wait: float = FIRST_WAIT,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        self._client, self._attempts, self._first_wait, self._sleep = client, attempts, first_wait, sleep
-
-    @property
-    def identity(self) -> Identity:
-        return self._client.identity
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return self._client.capabilities
+        super().__init__(client)
+        self._attempts, self._first_wait, self._sleep = attempts, first_wait, sleep
 
     async def complete(self, request: ChatRequest) -> ChatReply:
         """Raises the last TransientError when ``attempts`` have failed; all else as the client raises it."""
@@ -58,9 +51,6 @@ class RetryingClient:
             return await self._client.complete(request)
         except TransientError as error:  # only now the machinery of retrying is worth its while
             return await _Retries(self._client, request, error, self._attempts, self._first_wait).run(self._sleep)
-
-    async def aclose(self) -> None:
-        await self._client.aclose()
 
 
 class _Retries:
