@@ -20,6 +20,7 @@ Not covered: streaming replies, TLS; the batch endpoints are in batch_server.
 import argparse
 import asyncio
 import json
+import math
 import sys
 import threading
 import time
@@ -64,8 +65,8 @@ class Answer:
     the asked protocol, whose JSON is then passed through ``edit``. ``body`` replaces all of it by these bytes.
     ``delay``: seconds before the first byte. ``cut``: send only this many bytes of the body, then close the connection,
     though the header promised more (with ``promise=False`` the header promises no more, so only the JSON is broken).
-    ``drip``: seconds between single bytes. ``hang_up``: close without any reply. ``cached`` and ``written``: input tokens
-    that were read from and written to the provider's prompt cache.
+    ``drip``: seconds between single bytes. ``hang_up``: close without any reply. ``cached``, ``written``: input tokens
+    read from and written to the provider's prompt cache.
     """
 
     text: str = "ok"
@@ -257,25 +258,32 @@ def drawn(answer: Script, rates: Mapping[str, float], seed: int = 0, first_only:
     return script
 
 
-def limited(answer: Script, rpm: float, burst: float = 1.0, clock: Callable[[], float] = time.monotonic) -> Script:
+def limited(
+    answer: Script, rpm: float, burst: float = 1.0, clock: Callable[[], float] = time.monotonic, *, terse: bool = False
+) -> Script:
     """``answer``, allowed ``rpm`` times a minute (a token bucket that holds ``burst``); more is a 429 that says in
-    ``retry-after-ms`` when the next is due. Every answer carries OpenAI's ``x-ratelimit`` headers."""
+    ``retry-after-ms`` when the next is due. Every answer carries OpenAI's ``x-ratelimit`` headers. ``terse``: none
+    does, and a 429 says only ``retry-after``, in whole seconds."""
     state = {"tokens": burst, "at": clock()}
+
+    def told(headers: dict[str, str]) -> dict[str, str]:
+        return {} if terse else headers
 
     def script(asked: Asked) -> Answer:
         now = clock()
         state["tokens"] = min(burst, state["tokens"] + (now - state["at"]) * rpm / 60)
         state["at"] = now
-        headers = {"x-ratelimit-limit-requests": f"{rpm:g}"}
+        headers = told({"x-ratelimit-limit-requests": f"{rpm:g}"})
         if state["tokens"] < 1:
             wait = (1 - state["tokens"]) * 60 / rpm
-            headers |= {"x-ratelimit-remaining-requests": "0", "retry-after-ms": f"{1000 * wait:.0f}"}
+            headers |= told({"x-ratelimit-remaining-requests": "0", "retry-after-ms": f"{1000 * wait:.0f}"})
+            headers |= {"retry-after": f"{math.ceil(wait)}"} if terse else {}
             return Answer(
                 status=429, headers=headers, body=error_json(asked.api, "Rate limit", type="rate_limit_error")
             )
         state["tokens"] -= 1
         good = answer(asked)
-        headers["x-ratelimit-remaining-requests"] = f"{int(state['tokens'])}"
+        headers |= told({"x-ratelimit-remaining-requests": f"{int(state['tokens'])}"})
         return replace(good, headers={**headers, **good.headers})
 
     return script
@@ -482,6 +490,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--rpm", type=float, default=0.0, help="requests a minute; more are answered 429")
     parser.add_argument("--burst", type=float, default=1.0, help="how many requests --rpm lets through at once")
+    parser.add_argument("--terse", action="store_true", help="of --rpm only Retry-After tells, in whole seconds")
     args = parser.parse_args(argv)
     script: Script = echo
     if args.answer:
@@ -493,7 +502,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if rates:
         script = drawn(script, rates, args.seed, args.first_only)
     if args.rpm:
-        script = limited(script, args.rpm, args.burst)
+        script = limited(script, args.rpm, args.burst, terse=args.terse)
     asyncio.run(_forever(FaultServer(script, host=args.host, port=args.port, latency=args.latency)))
 
 
