@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.config.generate import GenerateConfig
-from rlaif.generate import GenerateResult, generate
+from rlaif.generation import GenerateResult, generate
 from rlaif.types import Dropped, Judgement
 from tests import fakes
 

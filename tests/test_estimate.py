@@ -15,7 +15,7 @@ from rlaif.config.generate import GenerateConfig
 from rlaif.engine.tokens import estimate_tokens
 from rlaif.errors import InputError, ProviderError
 from rlaif.estimate import Estimate, StageEstimate, estimate
-from rlaif.generate import generate
+from rlaif.generation import generate
 from rlaif.types import ChatReply, ChatRequest
 from tests import fakes, running
 from tests.servers.fault_server import Answer, Asked, FaultServer, drawn

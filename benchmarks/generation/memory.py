@@ -36,7 +36,7 @@ def run(prompts: int, folder: Path) -> None:
     """One run, in this process."""
     from benchmarks.generation.load import make_prompts
     from rlaif.config.generate import GenerateConfig
-    from rlaif.generate import generate
+    from rlaif.generation import generate
 
     source, constitution = folder / "prompts.jsonl", folder / "constitution.yaml"
     with source.open("w") as file:

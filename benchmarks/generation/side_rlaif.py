@@ -14,7 +14,7 @@ from rlaif.config.generate import GenerateConfig
 from rlaif.config.models import ModelConfig
 from rlaif.engine import Ledger, open_client
 from rlaif.engine.limits import LimitedClient, Limiter
-from rlaif.generate import generate
+from rlaif.generation import generate
 from rlaif.types import ChatRequest, Message
 
 CALLERS = 256  # requests that wait for an answer at any time: as in a run, 64 prompts with 4 samples each

@@ -86,8 +86,8 @@ def run_and_tell(
     from rlaif.cli.batch import batch_news
     from rlaif.cli.cost import tell_cost
     from rlaif.cli.progress import progress
-    from rlaif.generate import Counts
-    from rlaif.generate import generate as run
+    from rlaif.generation import Counts
+    from rlaif.generation import generate as run
     from rlaif.report import write_report
     from rlaif.runs import on_disk
 

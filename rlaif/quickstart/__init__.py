@@ -16,7 +16,7 @@ from rlaif.config.train import TrainDPOConfig
 from rlaif.constitution import load_constitution
 from rlaif.engine import Ledger, open_client
 from rlaif.evaluation.before_after import BeforeAfter, compare_models
-from rlaif.generate import generate
+from rlaif.generation import generate
 from rlaif.prompts import read_prompts
 from rlaif.report import write_report
 from rlaif.runs import LEDGER, write_text

@@ -83,7 +83,7 @@ def start(context: ForkServerContext, config: GenerateConfig) -> ForkServerProce
 
 def _run(config: str) -> None:
     from rlaif.engine import batch
-    from rlaif.generate import generate
+    from rlaif.generation import generate
 
     batch.SETTLE_SECONDS = 0.4
     generate(GenerateConfig.model_validate_json(config))

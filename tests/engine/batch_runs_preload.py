@@ -15,7 +15,7 @@ for name in (
     "rlaif.clients.anthropic_batch",
     "rlaif.clients.openai_batch",
     "rlaif.engine.batch",
-    "rlaif.generate",
+    "rlaif.generation",
     "rlaif.report",
     "rich.console",
     "rich.table",

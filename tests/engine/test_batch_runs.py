@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlaif.engine import Ledger
-from rlaif.generate import generate
+from rlaif.generation import generate
 from tests.engine.batch_runs import answer, config, processes, rows, start
 from tests.servers.batch_server import BatchServer, Plan
 

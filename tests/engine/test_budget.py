@@ -23,7 +23,7 @@ from rlaif.engine.budget import Budget, token_bounds
 from rlaif.engine.ledger import Ledger, StageStats
 from rlaif.engine.prices import total
 from rlaif.errors import InputError, ProviderError, RequestError, RlaifError, TransientError
-from rlaif.generate import generate
+from rlaif.generation import generate
 from rlaif.types import ChatReply, ChatRequest, Message, Usage
 from tests.engine.batch_runs import answer, config, processes, start
 from tests.engine.virtual import run_virtual

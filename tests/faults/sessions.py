@@ -23,7 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 _IMPORTS = (
-    *("openai", "anthropic", "pyarrow.parquet", "rlaif.cli.generate", "rlaif.generate", "rlaif.report"),
+    *("openai", "anthropic", "pyarrow.parquet", "rlaif.cli.generate", "rlaif.generation", "rlaif.report"),
     *("rich.progress", "rlaif.cli.batch", "rlaif.cli.cost", "rlaif.estimate", "rlaif.judges.pairwise"),
     *("httpcore2", "h11", "truststore", "anyio.streams", "anyio._backends._asyncio"),
     *("rlaif.clients.openai", "rlaif.clients.anthropic", "rlaif.cli.progress", "tests.fakes"),

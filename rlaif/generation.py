@@ -1,0 +1,378 @@
+"""A generate run: prompts -> completions -> judgements -> pairs, in one run folder. Knows every stage.
+
+Prompts stream through: each is sampled, judged and paired on its own, at most ``prompts_in_flight`` at once (as many as
+fill a batch, with ``transport: batch``), and written in the file's order. The ledger is the only durable state;
+everything else is computed from (config, prompts, ledger), so running again goes on where a run stopped, and sends
+nothing that was answered before.
+"""
+
+import asyncio
+import json
+import platform
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from rlaif.clients.base import Client
+from rlaif.config.generate import GenerateConfig
+from rlaif.config.models import ModelConfig
+from rlaif.constitution import load_constitution
+from rlaif.dataset import dataset_card, preference_record, write_parquet
+from rlaif.engine import Budget, open_client
+from rlaif.engine.ledger import Ledger
+from rlaif.engine.stored import open_stored
+from rlaif.errors import QualityError
+from rlaif.judges import judge_comparison
+from rlaif.judges.pairwise import PairwiseJudge, resolve_labels
+from rlaif.pairing import pair, plan_comparisons
+from rlaif.prompts import PromptFile, check_prompts, read_prompts, read_samples
+from rlaif.runs import RowFiles, check_answered, on_disk, open_run, write_manifest, write_text
+from rlaif.sampling import given, is_usable, sample, with_system
+from rlaif.types import Completion, Constitution, Dropped, Judgement, PreferencePair, Prompt, Unjudged
+
+FILES = ("completions", "judgements", "pairs", "dropped")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass
+class Counts:
+    """The run's health report. ``comparisons == pairs + the dropped ones``, and so for samples."""
+
+    prompts: int = 0
+    samples: int = 0
+    usable: int = 0
+    comparisons: int = 0
+    pairs: int = 0
+    verdicts: int = 0
+    dropped_comparisons: Counter[str] = field(default_factory=Counter)
+    dropped_samples: Counter[str] = field(default_factory=Counter)
+    dropped_prompts: Counter[str] = field(default_factory=Counter)
+    unjudged: Counter[str] = field(default_factory=Counter)
+    methods: Counter[str] = field(default_factory=Counter)
+    cost: str = ""  # what was spent so far, for a reader; empty where nothing costs anything
+
+    @property
+    def judgements(self) -> int:
+        return self.verdicts + self.unjudged.total()
+
+    @property
+    def share_unjudged(self) -> float:
+        """Of the judgements a model was asked for."""
+        asked = self.judgements - self.methods["check"]
+        return self.unjudged.total() / asked if asked else 0.0
+
+    def add(self, result: "PromptResult") -> None:
+        self.prompts += 1
+        usable = sum(map(is_usable, result.completions))
+        self.usable += usable
+        self.pairs += len(result.pairs)
+        for d in result.dropped:
+            if d.b is not None:
+                self.dropped_comparisons[d.reason] += 1
+            elif d.reason == "too_few_samples":
+                self.dropped_prompts[d.reason] += 1
+            else:
+                self.dropped_samples[d.reason] += 1
+        self.samples = self.usable + self.dropped_samples.total()
+        self.comparisons = self.pairs + self.dropped_comparisons.total()
+        for j in result.judgements:
+            if isinstance(j.outcome, Unjudged):
+                self.unjudged[j.outcome.reason] += 1
+            else:
+                self.verdicts += 1
+                self.methods[j.outcome.method] += 1
+
+    def report(self) -> dict[str, Any]:
+        return {
+            "prompts": self.prompts,
+            "prompts_without_comparisons": dict(sorted(self.dropped_prompts.items())),
+            "samples": {
+                "made": self.samples,
+                "usable": self.usable,
+                "dropped": dict(sorted(self.dropped_samples.items())),
+            },
+            "comparisons": {
+                "planned": self.comparisons,
+                "pairs": self.pairs,
+                "dropped": dict(sorted(self.dropped_comparisons.items())),
+            },
+            "judgements": {
+                "made": self.judgements,
+                "verdicts": dict(sorted(self.methods.items())),
+                "unjudged": dict(sorted(self.unjudged.items())),
+                "share_unjudged": round(self.share_unjudged, 6),
+            },
+        }
+
+
+class PromptResult(NamedTuple):
+    """All rows of one prompt."""
+
+    prompt: Prompt
+    completions: list[Completion]
+    judgements: list[Judgement]
+    pairs: list[PreferencePair]
+    dropped: list[Dropped]
+
+
+@dataclass(frozen=True)
+class GenerateResult:
+    """Where the run is, and what it made. ``manifest`` is the content of manifest.json."""
+
+    out: Path
+    manifest: dict[str, Any]
+
+
+Progress = Callable[[Counts, int], None]  # called with the counts so far and the number of prompts, after each prompt
+
+
+def generate(
+    config: GenerateConfig,
+    *,
+    limit: int | None = None,
+    fresh: bool = False,
+    reparse: bool = False,
+    progress: Progress | None = None,
+) -> GenerateResult:
+    """Run ``config`` to its end in ``config.out``, going on from what is there (``fresh``: from nothing).
+
+    ``limit``: only the first that many prompts. ``reparse``: send nothing and need no key; every file is made anew from
+    the replies in the ledger, and what is not there becomes a row that says so. Raises InputError before anything is
+    spent, ProviderError when the provider refuses or the disk is full, and QualityError (with everything written) when
+    too many verdicts are missing or no pair came out.
+    """
+    constitution = load_constitution(config.constitution)
+    samples = config.policy.completions
+    found = check_prompts(str(samples or config.prompts), samples=samples is not None)
+    if reparse:
+        check_answered(config.out)
+    with open_run(config.out, config, fresh=fresh and not reparse) as ledger:
+        run = _Run(config, constitution, ledger, found, limit, progress, reparse)
+        return asyncio.run(run.main())
+
+
+class _Run:
+    def __init__(
+        self,
+        config: GenerateConfig,
+        constitution: Constitution,
+        ledger: Ledger,
+        found: PromptFile,
+        limit: int | None,
+        progress: Progress | None,
+        reparse: bool,
+    ) -> None:
+        self.config, self.constitution, self.ledger = config, constitution, ledger
+        self.found, self.limit, self.progress, self.reparse = found, limit, progress, reparse
+        self.counts = Counts()
+        self.budget = Budget(None if reparse else config.max_cost, ledger)
+        self.policy: Client | None = None
+        self.judges: list[PairwiseJudge] = []
+        self.weights = {p.id: p.weight for p in constitution.principles}
+        self.started = time.monotonic()
+
+    async def main(self) -> GenerateResult:
+        config = self.config
+        async with AsyncExitStack() as stack:
+            if config.policy.model is not None:
+                self.policy = self._open(config.policy.model, "sample")
+                stack.push_async_callback(self.policy.aclose)
+            clients = []
+            for model in config.judge.models:
+                clients.append(self._open(model, "judge"))
+                stack.push_async_callback(clients[-1].aclose)
+            self.budget.check()  # before the first request: some judges are asked a question when they are resolved
+            for client in clients:
+                self.judges.append(PairwiseJudge(client, config.judge, await resolve_labels(client, config.judge)))
+            with RowFiles(config.out, FILES) as files:
+                total = min(self.found.prompts, self.limit or self.found.prompts)
+                async with aclosing(ordered(self._work(), self._one_prompt, config.window)) as results:
+                    async for result in results:
+                        self._write(files, result)
+                        self.counts.add(result)
+                        if self.progress:
+                            self.counts.cost = self.budget.note()
+                            self.progress(self.counts, total)
+        return self._finish()
+
+    def _open(self, model: ModelConfig, stage: str) -> Client:
+        if not self.reparse:
+            return open_client(model, self.ledger, stage, self.budget)
+        client = open_stored(model, self.ledger, stage)
+        self.budget.wrap(client, model, stage)  # for what earlier sessions spent
+        return client
+
+    def _work(self) -> Iterator[tuple[Prompt, tuple[str, ...] | None]]:
+        config = self.config
+        source: Iterator[tuple[Prompt, tuple[str, ...] | None]]
+        if config.policy.completions is not None:
+            source = read_samples(str(config.policy.completions))
+        else:
+            prompts = read_prompts(str(config.prompts))
+            source = ((with_system(prompt, config.policy.system), None) for prompt in prompts)
+        for number, item in enumerate(source):
+            if self.limit is not None and number >= self.limit:
+                return
+            yield item
+
+    async def _one_prompt(self, item: tuple[Prompt, tuple[str, ...] | None]) -> PromptResult:
+        prompt, texts = item
+        config = self.config
+        if texts is not None:
+            completions, dropped = given(prompt, texts, f"file:{Path(str(config.policy.completions)).name}")
+        else:
+            assert self.policy is not None
+            completions, dropped = await sample(prompt, self.policy, config.policy, config.seed)
+        usable = [c for c in completions if is_usable(c)]
+        comparisons, identical = plan_comparisons(prompt, usable, disjoint=config.judge.comparisons == "disjoint")
+        judged = await asyncio.gather(
+            *(judge_comparison(c, self.constitution, self.judges, config.seed) for c in comparisons)
+        )
+        judgements = [j for answers in judged for j in answers]
+        pairs, undecided = pair(comparisons, judgements, self.weights, config.pairing)
+        return PromptResult(prompt, completions, judgements, pairs, dropped + identical + undecided)
+
+    def _write(self, files: RowFiles, result: PromptResult) -> None:
+        by_id = {c.id: c for c in result.completions}
+        for completion in result.completions:
+            files.write("completions", completion)
+        for judgement in result.judgements:
+            files.write("judgements", judgement)
+        for made in result.pairs:
+            files.write("pairs", preference_record(made, result.prompt, by_id, self.constitution))
+        for dropped in result.dropped:
+            files.write("dropped", dropped)
+
+    def _finish(self) -> GenerateResult:
+        out, counts = self.config.out, self.counts
+        manifest = self._manifest()
+        with on_disk(out):
+            write_data(out, manifest)
+            write_manifest(out, manifest)
+        if counts.share_unjudged > self.config.max_unjudged:
+            raise QualityError(
+                f"{out}: {counts.unjudged.total()} judgements have no verdict"
+                f" ({counts.share_unjudged:.0%} of those a model was asked for; max_unjudged is"
+                f" {self.config.max_unjudged:.0%}); by reason: {_listed(counts.unjudged)}. Everything is kept;"
+                " judgements.jsonl has the details."
+            )
+        if counts.pairs == 0:
+            reasons = counts.dropped_comparisons + counts.dropped_samples + counts.dropped_prompts
+            raise QualityError(f"{out}: no preference pair came out of {counts.prompts} prompts ({_listed(reasons)}).")
+        return GenerateResult(out, manifest)
+
+    def _manifest(self) -> dict[str, Any]:
+        config, c = self.config, self.constitution
+        return {
+            "versions": {"rlaif": version("rlaif"), "python": platform.python_version(), **_sdk_versions(config)},
+            "constitution": {"name": c.name, "version": c.version, "digest": c.digest},
+            "prompts": {
+                "source": config.prompts or str(config.policy.completions),
+                "digest": self.found.digest,
+                "different": self.found.prompts,
+                "repeats_left_out": self.found.repeats,
+                "limit": self.limit,
+            },
+            "templates": sorted({j.template.version for j in self.judges}),
+            "models": {
+                "policy": str(self.policy.identity) if self.policy else f"file:{config.policy.completions}",
+                "judges": [str(j.client.identity) for j in self.judges],
+            },
+            "labels": {str(j.client.identity): j.labels for j in self.judges},
+            "seed": config.seed,
+            "counts": self.counts.report(),
+            "cost": self.budget.report(),
+            "ledger": self.ledger.stats().model_dump(mode="json"),
+            "seconds": round(time.monotonic() - self.started, 3),
+        }
+
+
+def write_data(out: Path, manifest: dict[str, Any]) -> None:
+    """data/train.parquet and its card, from pairs.jsonl."""
+    folder = out / "data"
+    folder.mkdir(exist_ok=True)
+    temporary = folder / ".train.parquet.tmp"
+    with (out / "pairs.jsonl").open("rb") as lines:
+        write_parquet((json.loads(line) for line in lines), temporary)
+    temporary.replace(folder / "train.parquet")
+    write_text(folder / "README.md", dataset_card(manifest))
+
+
+async def ordered(
+    items: Iterator[Item], work: Callable[[Item], Awaitable[Result]], in_flight: int
+) -> AsyncGenerator[Result]:
+    """``work`` on every item, at most ``in_flight`` at once, results in the items' order.
+
+    Finished results wait for slower ones before them, at most 4 * in_flight of them, so memory is bounded. The first
+    exception cancels what is under way and is raised.
+    """
+    slots = asyncio.Semaphore(in_flight)
+    waiting: asyncio.Queue[asyncio.Task[Result] | None] = asyncio.Queue(maxsize=4 * in_flight)
+    under_way: set[asyncio.Task[Result]] = set()
+    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def one(item: Item) -> Result:
+        try:
+            return await work(item)
+        finally:
+            slots.release()
+
+    def done(task: asyncio.Task[Result]) -> None:
+        under_way.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and not failed.done():
+            failed.set_exception(error)
+
+    async def feed() -> None:
+        try:
+            for item in items:
+                await slots.acquire()
+                task = asyncio.create_task(one(item))
+                under_way.add(task)
+                task.add_done_callback(done)
+                await waiting.put(task)
+        finally:
+            await waiting.put(None)
+
+    feeder = asyncio.create_task(feed())
+    try:
+        while (task := await waiting.get()) is not None:
+            watched: list[asyncio.Future[Any]] = [task, failed]
+            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            if failed.done():
+                failed.result()
+            yield task.result()
+        await feeder
+    finally:
+        left = [feeder, *under_way]
+        for unfinished in left:
+            unfinished.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        failed.cancel()
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{n} {reason}" for reason, n in sorted(counts.items(), key=lambda item: -item[1])) or "none"
+
+
+def _sdk_versions(config: GenerateConfig) -> dict[str, str]:
+    """Versions of the packages behind the models of this run."""
+    packages = {
+        "openai": ("openai",),
+        "anthropic": ("anthropic",),
+        "vllm": ("vllm", "torch"),
+        "local": ("transformers", "torch"),
+    }
+    models = [*([config.policy.model] if config.policy.model else []), *config.judge.models]
+    found = {}
+    for package in sorted({p for m in models for p in packages.get(m.backend, ())}):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
