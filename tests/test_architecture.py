@@ -33,6 +33,16 @@ def test_nothing_heavy_is_imported(code: str) -> None:
     assert not loaded_after(code) & set(HEAVY)
 
 
+def test_every_exported_name_is_there() -> None:
+    import rlaif
+
+    assert callable(rlaif.generate)
+    for name in rlaif.__all__:
+        assert getattr(rlaif, name) is not None
+    with pytest.raises(AttributeError):
+        _ = rlaif.no_such_name
+
+
 def test_the_wheel_holds_the_constitutions_and_prompts_and_works_outside_the_checkout(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*build, "--wheel-dir", str(tmp_path), str(ROOT)], check=True, capture_output=True)
