@@ -11,6 +11,7 @@ from datetime import datetime
 from io import BytesIO
 from typing import Any, Literal
 
+import anthropic
 import httpx2
 
 from rlaif.clients._http import failure
@@ -102,12 +103,12 @@ class AnthropicBatch(BatchCalls, AnthropicClient):
         return self._read(_state, await self._ask(self._batches.cancel(batch), batch=batch, seconds=self._timeout))
 
     async def results(self, batch: str, *, skip_broken: bool = False) -> AsyncIterator[ItemResult]:
-        made = await self._ask(self._batches.retrieve(batch), batch=batch, seconds=self._timeout)
-        if made.get("archived_at") or not made.get("results_url"):
-            raise gone(self._at, batch, "archived")
         opened = self._client.messages.batches.with_streaming_response.results(batch)
-        async for entry in self._lines(opened, batch, skip_broken):
-            yield self._result(entry)
+        try:
+            async for entry in self._lines(opened, batch, skip_broken):
+                yield self._result(entry)
+        except anthropic.AnthropicError:  # the SDK asked where the results are, and was told of none
+            raise gone(self._at, batch, "archived") from None
 
     @property
     def _batches(self) -> Any:

@@ -152,6 +152,8 @@ class BatchCalls(HttpTransport):
             raise self._batch_failure(error, batch) from None
         except httpx2.HTTPError as error:  # it broke off on the way; the SDK leaves these as they are
             raise no_connection(self._at, error) from None
+        except (TypeError, ValueError, AttributeError) as error:  # the SDK itself asks first where the results are
+            raise bad_reply(self._at, f"a batch that cannot be read ({type(error).__name__})") from None
         if (entry := self._entry(b"".join(rest), skip_broken)) is not None:
             yield entry
 

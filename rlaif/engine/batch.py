@@ -48,6 +48,7 @@ UNREACHABLE_SECONDS = 1800.0  # a provider that answers nothing for so long ends
 SUBMISSIONS = 5  # of one batch, before the run ends
 QUEUE_REFUSALS = 20  # in a row, because too much is waiting at the provider
 BROKEN_DOWNLOADS = 3  # of the same results; then lines that are no JSON are passed over
+FIRST_WAIT = 0.5  # seconds before a call that failed is repeated; doubles each time, up to a minute
 SLOWEST_POLL = 4  # times poll_seconds
 CHUNK = 200  # results that become durable together
 
@@ -336,7 +337,7 @@ class Batcher:
             surely_not = problem.kind == "rate_limit" or (problem.kind == "connection" and not problem.sent)
             if not surely_not and (found := await self._find(record, time.time())) is not None:
                 return found, self.transport.traceable
-            await asyncio.sleep(max(problem.retry_after or 0.0, _jittered(min(60.0, 0.5 * 2**attempt))))
+            await asyncio.sleep(max(problem.retry_after or 0.0, _backoff(attempt)))
         await self._table.end(record.row, "lost")
         raise ProviderError(f"{problem} No batch could be submitted; run again later.")
 
@@ -495,7 +496,7 @@ class Batcher:
                 failed += 1
                 if failed > 3 * SUBMISSIONS:
                     raise ProviderError(f"{error} The results of batch {state.id} could not be had.") from None
-                await asyncio.sleep(max(error.retry_after or 0.0, _jittered(min(60.0, 0.25 * 2**failed))))
+                await asyncio.sleep(max(error.retry_after or 0.0, _backoff(failed)))
 
     async def _download(self, record: BatchRecord, name: str, *, skip_broken: bool) -> int:
         ours = 0
@@ -542,15 +543,15 @@ class Batcher:
     async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         """``call`` until it succeeds; a provider that cannot be reached for long ends the run."""
         loop = asyncio.get_running_loop()
-        since, wait = loop.time(), 0.5
+        since, failed = loop.time(), 0
         while True:
             try:
                 return await call()
             except TransientError as error:
                 if loop.time() - since > UNREACHABLE_SECONDS:
                     raise ProviderError(f"{error} Batches under way go on; run again later.") from None
-                await asyncio.sleep(max(error.retry_after or 0.0, _jittered(wait)))
-                wait = min(60.0, 2 * wait)
+                await asyncio.sleep(max(error.retry_after or 0.0, _backoff(failed)))
+                failed += 1
 
     async def aclose(self) -> None:
         self.closed = True
@@ -577,6 +578,10 @@ async def _chunks(results: AsyncIterator[ItemResult]) -> AsyncIterator[list[Item
 
 def _whole(error: RequestError, requests: int) -> ProviderError:
     return ProviderError(f"{error} (said of a batch of {requests} requests; nothing of it ran)")
+
+
+def _backoff(failed: int) -> float:
+    return _jittered(min(60.0, FIRST_WAIT * 2.0**failed))
 
 
 def _jittered(seconds: float) -> float:

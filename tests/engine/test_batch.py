@@ -19,6 +19,7 @@ from rlaif.config.models import ModelConfig
 from rlaif.engine import Ledger, batch, open_client
 from rlaif.engine.batch_table import BatchTable
 from rlaif.errors import InputError, ProviderError, RequestError, RlaifError, TransientError
+from rlaif.hashing import uniform
 from rlaif.types import ChatReply, ChatRequest, Message
 from tests.servers.batch_server import BatchServer, Plan
 from tests.servers.fault_server import FAULTS, Answer, Asked, error_json
@@ -31,6 +32,7 @@ QUICK = {"quiet_seconds": 0.05, "poll_seconds": 0.02}
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch, "SETTLE_SECONDS", 0.3)
+    monkeypatch.setattr(batch, "FIRST_WAIT", 0.02)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
 
@@ -491,6 +493,43 @@ async def test_a_run_killed_while_it_finished_online_does_not_go_back_to_batches
         server.latency = 0.0
         assert texts(await answers(tmp_path, model, [ask(i) for i in range(4)])) == echoes(range(4))
         assert len(server.batches) == 1
+
+
+# ------------------------------------------------------------------------------------------------------------- faults
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_an_endpoint_in_trouble_costs_time_and_nothing_else(tmp_path: Path, provider: str) -> None:
+    def trouble(call: int) -> Answer | None:
+        """Three calls in ten fail."""
+        draw = int(10 * uniform("trouble", call))
+        kinds = (
+            Answer(status=503, body=b"<html>busy</html>"),
+            Answer(status=429, headers={"retry-after-ms": "20"}, body=b"{}"),
+            Answer(body=b"no JSON"),
+        )
+        return kinds[draw] if draw < len(kinds) else None
+
+    with BatchServer(plan=lambda nth: Plan(lost=nth == 0, cut=nth % 2)) as server:
+        server.trouble = trouble
+        for wave in range(3):
+            numbers = range(5 * wave, 5 * wave + 5)
+            assert texts(await answers(tmp_path, config(server, provider), [ask(i) for i in numbers])) == echoes(
+                numbers
+            )
+        assert set(server.submitted.values()) == {1}
+        assert set(server.items.values()) == {1}
+
+
+async def test_a_server_that_is_not_there_ends_the_run_with_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "UNREACHABLE_SECONDS", 0.1)
+    with BatchServer() as server:
+        model = config(server, "openai")
+    (error,) = await answers(tmp_path, model, [ask(1)])
+    assert isinstance(error, ProviderError)
+    assert "is the server running there" in str(error)
 
 
 # ------------------------------------------------------------------------------------------------------------ secrets

@@ -85,6 +85,7 @@ class BatchServer(FaultServer):
 
     ``attempts``: how often a batch was to be made. ``submitted``: how often each custom_id was part of one; ``items``:
     answers given to each; ``paid``: answers given (status 200) by content, batches and single requests together.
+    ``trouble``: answered instead to the batch endpoint's call of that number, if not None.
     """
 
     def __init__(
@@ -93,6 +94,8 @@ class BatchServer(FaultServer):
         super().__init__(self._paying(script), **other)
         self._of_items = script
         self.plan = plan
+        self.trouble: Callable[[int], Answer | None] = lambda call: None
+        self.calls = 0
         self.batches: list[Batch] = []
         self.files: dict[str, tuple[str, bytes]] = {}
         self.items: Counter[str] = Counter()
@@ -114,6 +117,10 @@ class BatchServer(FaultServer):
     async def _other(
         self, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes, writer: asyncio.StreamWriter
     ) -> bool:
+        self.calls += 1
+        if (answer := self.trouble(self.calls)) is not None:
+            await send(writer, answer.status, answer.headers, answer.body or b"")
+            return False
         parts, asked = path.removeprefix("/v1/").split("/"), parse_qs(query)
         match method, parts:
             case "POST", ["files"]:
