@@ -170,8 +170,8 @@ def latency(args: argparse.Namespace) -> None:
 
 
 def limited(args: argparse.Namespace) -> None:
-    """All side by side, each with a server of its own: they are idle nearly all the time. They start a second apart, so
-    that no start disturbs another."""
+    """All cases side by side, each with a server of its own: they are idle nearly all the time. Two repeats at once, a
+    second apart, so that no start disturbs another."""
     calls = 600
     print(f"\nA server that allows {RPM:g} requests a minute, {calls} calls:", flush=True)
     plain = Side("rlaif, told nothing", "side_rlaif", {"variant": "openai", "calls": calls})
@@ -180,20 +180,22 @@ def limited(args: argparse.Namespace) -> None:
     talking = "x-ratelimit headers, retry-after-ms"
     terse = "only Retry-After, in seconds"
     cases = [
-        (plain, talking, 1, ()),
-        (told, talking, 1, ()),
+        (plain, talking, 10, ()),
+        (told, talking, 10, ()),
         (plain, terse, 10, ("--terse",)),
         (told, terse, 10, ("--terse",)),
+        (plain, talking, 1, ()),
         (loop, terse, 10, ("--terse",)),
     ]
+    at_once = 2 * len(cases)
 
     def one(number: int) -> Figures | str:
         side, _, burst, flags = cases[number % len(cases)]
-        time.sleep(number)
+        time.sleep(number % at_once)
         with server(f"--rpm={RPM}", f"--burst={burst}", *flags) as url:
             return side.run(url, 600)
 
-    with ThreadPoolExecutor(len(cases) * args.repeats) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         figures = list(pool.map(one, range(len(cases) * args.repeats)))
     print("| side | the server tells | bucket | seconds (range) | of the limit's own time | answered 429 (most) |")
     print("|---|---|---|---|---|---|")

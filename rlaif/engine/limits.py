@@ -121,7 +121,7 @@ class Limiter:
         return loop
 
     def _make_quotas(self, now: float) -> None:
-        self._rpm = None if self.rpm is None else Pace(MARGIN * self.rpm / 60, now)
+        self._rpm = None if self.rpm is None else Pace(MARGIN * self.rpm / 60, now, slack=0.5)
         # A minute's tokens come in requests of very different size: five seconds' worth may go at once.
         self._tpm = None if self.tpm is None else Quota(MARGIN * self.tpm / 60, max(1.0, self.tpm / 12), now)
 
@@ -226,6 +226,8 @@ class Limiter:
         """Pause as long as the server says, and learn from it. Raises ProviderError when it says too long."""
         now = self._bind().time()
         self.throttled += 1
+        if self._rpm is not None:
+            self._rpm.be_strict(now)
         self._check_wait(error)
         if self._refused_since is None:
             self._refused_since = now

@@ -35,16 +35,26 @@ class Quota:
 
 
 class Pace(Quota):
-    """One after the other, ``rate`` a second, never two at once."""
+    """One after the other, ``rate`` a second. A send that is late by up to ``slack`` of the time of one, on a busy
+    machine, is made up for by the next."""
 
-    __slots__ = ()
+    __slots__ = ("_slack",)
 
-    def __init__(self, rate: float, now: float) -> None:
-        super().__init__(rate, 1 + rate * _CATCH_UP, now)
+    def __init__(self, rate: float, now: float, slack: float = 0.0) -> None:
+        self._slack = slack
+        super().__init__(rate, self._capacity(rate), now)
         self.set_level(1, now)
 
+    def _capacity(self, rate: float) -> float:
+        return 1 + max(self._slack, rate * _CATCH_UP)
+
     def set_rate(self, rate: float, now: float) -> None:
-        self.change(rate, 1 + rate * _CATCH_UP, now)
+        self.change(rate, self._capacity(rate), now)
+
+    def be_strict(self, now: float) -> None:
+        """No slack from now on: the server minds."""
+        self._slack = 0.0
+        self.set_rate(self.rate, now)
 
 
 class Window:

@@ -8,6 +8,7 @@ import asyncio
 import math
 import random
 from collections.abc import Callable, Mapping
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from rlaif.engine.limits import LimitedClient, Limiter
 from rlaif.engine.retry import RetryingClient
 from rlaif.errors import ProviderError, RequestError, TransientError
 from rlaif.types import ChatReply, ChatRequest, Message, Usage
-from tests.engine.virtual import SimulatedServer, ask, bucket, fixed_window, run_virtual, sliding_window
+from tests.engine.virtual import SimulatedServer, VirtualLoop, ask, bucket, fixed_window, run_virtual, sliding_window
 
 Admit = Callable[[float], float | None]
 
@@ -38,7 +39,9 @@ class Outcome:
         return float(self.limiter.throttled / self.limiter.sent)
 
 
-def drive(make: Callable[[], Any], calls: int, at_once: int = 256, **limits: Any) -> Outcome:
+def drive(
+    make: Callable[[], Any], calls: int, at_once: int = 256, clock: type[VirtualLoop] = VirtualLoop, **limits: Any
+) -> Outcome:
     """``calls`` requests, as a run makes them: ``at_once`` wait for an answer at any time."""
 
     async def main() -> Outcome:
@@ -55,7 +58,7 @@ def drive(make: Callable[[], Any], calls: int, at_once: int = 256, **limits: Any
         await asyncio.gather(*(work() for _ in range(at_once)))
         return Outcome(loop.time() - start, server, limiter)
 
-    return run_virtual(main)
+    return run_virtual(main, clock)
 
 
 # --------------------------------------------------------------------------------- 600 requests a minute, only 429s
@@ -319,6 +322,26 @@ def test_a_model_in_this_process_has_only_the_limits_it_is_given() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- what is told
+
+
+class LateLoop(VirtualLoop):
+    """Of a busy machine: each timer fires 20 ms late."""
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        return super().call_at(when + 0.02, callback, *args, context=context)
+
+
+def test_what_a_busy_machine_sends_late_is_made_up_for() -> None:
+    outcome = drive(lambda: SimulatedServer(bucket(600, 2)), calls=600, clock=LateLoop, rpm=600.0)
+    assert outcome.seconds <= 1.01 * 600 / 9.7  # without making up for it: 1.17
+    assert outcome.limiter.throttled == 0
+
+
+def test_a_server_that_minds_is_not_sent_two_requests_too_close_again() -> None:
+    outcome = drive(lambda: SimulatedServer(bucket(600, 1)), calls=600, clock=LateLoop, rpm=600.0)
+    assert outcome.limiter.throttled < 6
 
 
 @pytest.mark.parametrize("rpm", [60.0, 600.0, 6000.0])

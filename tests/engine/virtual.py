@@ -35,9 +35,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._jumping.now
 
 
-def run_virtual(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def run_virtual(main: Callable[[], Coroutine[Any, Any, T]], clock: type[VirtualLoop] = VirtualLoop) -> T:
     """``asyncio.run`` on a virtual clock. No threads and no real I/O inside."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+    with asyncio.Runner(loop_factory=clock) as runner:
         return runner.run(main())
 
 
