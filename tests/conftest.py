@@ -7,8 +7,8 @@ import pytest
 
 from tests.servers.vllm_server import VLLMServer, serve, vllm_venv
 
-# A shell that starts the suite in the background has it ignore Ctrl-C, and every process started from here would inherit
-# that: the tests of an interruption need the ordinary behaviour.
+# A shell that starts the suite in the background has it ignore Ctrl-C, and every process started from here would
+# inherit that: the tests of an interruption need the ordinary behaviour.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
