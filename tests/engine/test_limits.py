@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Mapping
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVarTuple
 
 import pytest
 
@@ -324,11 +324,14 @@ def test_a_model_in_this_process_has_only_the_limits_it_is_given() -> None:
 # ---------------------------------------------------------------------------------------------------- what is told
 
 
+Args = TypeVarTuple("Args")
+
+
 class LateLoop(VirtualLoop):
     """Of a busy machine: each timer fires 20 ms late."""
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, when: float, callback: Callable[[*Args], object], *args: *Args, context: Context | None = None
     ) -> asyncio.TimerHandle:
         return super().call_at(when + 0.02, callback, *args, context=context)
 
