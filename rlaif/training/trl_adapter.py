@@ -57,6 +57,8 @@ def make_trainer(
 ) -> "PairTrainer":
     """A trainer ready for ``train()``; the reference log-probs are computed by then. Raises InputError when the model
     cannot be loaded."""
+    # TRL asks transformers for a name that is going away; nobody here can do anything about it.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
     try:
         model = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, plan.dtype))
     except (OSError, ValueError) as error:
