@@ -1,7 +1,8 @@
 """Preference pairs as files that others read: TRL's conversational format in JSONL and parquet, with a card."""
 
+import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ PAIR_COLUMNS = (
     "rejected_id",
     "evidence",
 )
+
+
+_ROW_GROUP = 500  # rows; all of them are in memory before they are written
 
 
 def preference_record(
@@ -45,9 +49,10 @@ def preference_record(
     }
 
 
-def write_parquet(records: Iterable[dict[str, Any]], path: Path, rows_at_once: int = 1000) -> None:
+def write_parquet(records: Iterable[dict[str, Any]], path: Path) -> None:
     """``records`` (rows as made by `preference_record`) as one parquet file, streamed."""
     import pyarrow as pa
+    import pyarrow.json
     import pyarrow.parquet as pq
 
     turns = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -55,15 +60,34 @@ def write_parquet(records: Iterable[dict[str, Any]], path: Path, rows_at_once: i
     types |= {"prob_chosen": pa.float64(), "margin": pa.float64()}
     types |= dict.fromkeys(("principles", "evidence"), pa.list_(pa.string()))
     schema = pa.schema([(name, types.get(name, pa.string())) for name in PAIR_COLUMNS])
+    parsing = pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
     with pq.ParquetWriter(path, schema) as writer:
-        rows: list[dict[str, Any]] = []
-        for record in records:
-            rows.append(record)
-            if len(rows) >= rows_at_once:
-                writer.write_table(pa.Table.from_pylist(rows, schema))
-                rows.clear()
-        if rows:
-            writer.write_table(pa.Table.from_pylist(rows, schema))
+        tables: list[Any] = []
+        for lines in _chunks(json_line(record).encode() for record in records):
+            # By way of JSON: pa.Table.from_pylist imports pandas where that is installed, a second and 90 MB. In small
+            # pieces, because reading JSON takes several times its size.
+            reading = pa.json.ReadOptions(use_threads=False, block_size=len(lines) + 1)
+            tables.append(pa.json.read_json(io.BytesIO(lines), reading, parsing))
+            if sum(table.num_rows for table in tables) >= _ROW_GROUP:
+                writer.write_table(pa.concat_tables(tables))
+                tables.clear()
+        if tables:
+            writer.write_table(pa.concat_tables(tables))
+
+
+def _chunks(lines: Iterable[bytes], rows: int = 100, size: int = 2**18) -> Iterator[bytes]:
+    """``lines`` joined, so many of them, or a little more than so many bytes, at once."""
+    chunk: list[bytes] = []
+    length = 0
+    for line in lines:
+        chunk.append(line)
+        length += len(line)
+        if len(chunk) >= rows or length >= size:
+            yield b"".join(chunk)
+            chunk.clear()
+            length = 0
+    if chunk:
+        yield b"".join(chunk)
 
 
 def dataset_card(manifest: Mapping[str, Any]) -> str:

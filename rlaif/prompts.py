@@ -8,6 +8,7 @@ import csv
 import gzip
 import io
 import json
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -76,16 +77,34 @@ def _texts(where: str, row: dict[str, Any]) -> tuple[str, ...]:
 
 
 class _Seen:
-    """A set of prompt ids, 64 bits each."""
+    """A set of prompt ids, 64 bits each: a hash table in an array. It is the one thing that grows with the number of
+    prompts, by 12 to 24 bytes each (a Python set takes six times as much)."""
 
     def __init__(self) -> None:
-        self._ids: set[int] = set()
+        self._table = array("Q", bytes(8 * 1024))  # 0: free
+        self._used = 0
 
     def add(self, prompt_id: str) -> bool:
         """Whether ``prompt_id`` is new."""
-        before = len(self._ids)
-        self._ids.add(int(prompt_id[2:], 16))
-        return len(self._ids) > before
+        if 3 * self._used >= 2 * len(self._table):
+            old, self._table = self._table, array("Q", bytes(16 * len(self._table)))
+            for id_ in filter(None, old):
+                self._table[self._place(id_)] = id_
+        id_ = int(prompt_id[2:], 16) or 1
+        place = self._place(id_)
+        if self._table[place] == id_:
+            return False
+        self._table[place] = id_
+        self._used += 1
+        return True
+
+    def _place(self, id_: int) -> int:
+        """Where ``id_`` is, or the free place where it belongs. The ids are hashes already."""
+        table, last = self._table, len(self._table) - 1
+        place = id_ & last
+        while table[place] and table[place] != id_:
+            place = (place + 1) & last
+        return place
 
 
 def _prompt(where: str, row: dict[str, Any]) -> Prompt:

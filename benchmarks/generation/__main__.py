@@ -170,7 +170,7 @@ def latency(args: argparse.Namespace) -> None:
 
 
 def limited(args: argparse.Namespace) -> None:
-    """All cases side by side, each with a server of its own: they are idle nearly all the time. Two repeats at once, a
+    """All cases side by side, each with a server of its own: they are idle nearly all the time. They start a
     second apart, so that no start disturbs another."""
     calls = 600
     print(f"\nA server that allows {RPM:g} requests a minute, {calls} calls:", flush=True)
@@ -187,7 +187,7 @@ def limited(args: argparse.Namespace) -> None:
         (plain, talking, 1, ()),
         (loop, terse, 10, ("--terse",)),
     ]
-    at_once = 2 * len(cases)
+    at_once = len(cases)
 
     def one(number: int) -> Figures | str:
         side, _, burst, flags = cases[number % len(cases)]

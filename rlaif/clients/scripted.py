@@ -18,16 +18,19 @@ Script = Callable[[ChatRequest], str | ChatReply | Awaitable[str | ChatReply]]
 
 
 class ScriptedClient:
-    """A Client that asks ``script`` and keeps every request in ``requests``."""
+    """A Client that asks ``script`` and keeps every request in ``requests`` (unless told not to ``keep`` them)."""
 
-    def __init__(self, script: Script, name: str = "scripted", capabilities: Capabilities | None = None) -> None:
+    def __init__(
+        self, script: Script, name: str = "scripted", capabilities: Capabilities | None = None, *, keep: bool = True
+    ) -> None:
         self.identity = Identity(backend="scripted", model=name)
         self.capabilities = capabilities or Capabilities()
         self.requests: list[ChatRequest] = []
-        self._script = script
+        self._script, self._keep = script, keep
 
     async def complete(self, request: ChatRequest) -> ChatReply:
-        self.requests.append(request)
+        if self._keep:
+            self.requests.append(request)
         answer = self._script(request)
         if inspect.isawaitable(answer):
             answer = await answer
@@ -54,4 +57,5 @@ def open_scripted(model: ModelConfig) -> Client:
         raise InputError(f"{model.model}: the module {module_name} has no {attribute}.") from None
     if not callable(script):
         raise InputError(f"{model.model}: {attribute} is not a function that takes a ChatRequest.")
-    return ScriptedClient(script, model.name, Capabilities(logprobs=bool(model.logprobs)))
+    # A run may ask a million times, and nobody could read what is kept here.
+    return ScriptedClient(script, model.name, Capabilities(logprobs=bool(model.logprobs)), keep=False)

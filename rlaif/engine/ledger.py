@@ -108,7 +108,7 @@ class Ledger:
         self._counts: dict[tuple[str, str], _Counts] = {}
         self.shared: dict[type, Any] = {}  # what the clients of one ledger have in common (see rlaif.engine.batch)
         self._closed = False
-        self._writer = None if lock is None else Writer(path, connection)
+        self._writer = None if lock is None else Writer(path, connection, lambda: len(self._flights))
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False, fresh: bool = False) -> "Ledger":

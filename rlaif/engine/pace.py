@@ -114,8 +114,10 @@ class LearnedPace:
         self._own_answers += sent_at > self._burst_at
         if self._window is not None:
             self._window.answered(sent_at)
-        else:
+        elif self._began is not None and now - self._began <= Window.PERIOD + 2:
             self._sends.append(sent_at)
+        elif self._sends:
+            self._sends.clear()  # it is no minute of the server's any more: see `_counts_minutes`
         if self._pace is not None:
             self._due -= 1
             if self._holds > 0 and (self._due <= 0 or now >= self._due_at):

@@ -20,7 +20,7 @@ from rlaif.types import ChatReply, Row, Usage
 
 SCHEMA_VERSION = 2
 _APPLICATION_ID = 0x524C4149  # "RLAI": tells our files from any other SQLite file
-_CACHE_KIB = 16384  # of SQLite's own, for each connection: constant, whatever the ledger's size
+_CACHE_KIB = 4096  # of SQLite's own, for each connection: constant, whatever the ledger's size
 
 # sources: one row for each (stage, model), with running totals, so that opening a ledger scans nothing.
 # pending: one row for each request without a reply; error is NULL while it is on its way (or was, when it was killed).

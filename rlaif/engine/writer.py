@@ -7,6 +7,7 @@ a flush. (With the statements in the thread, too, each of them would wait for Py
 
 import asyncio
 import contextlib
+import math
 import queue
 import sqlite3
 import threading
@@ -20,6 +21,8 @@ from rlaif.errors import InputError, RlaifError
 from rlaif.types import Usage
 
 MAX_BATCH = 512  # operations in one transaction
+CROWD = 8  # requests on their way from which on commits are
+INTERVAL = 0.01  # seconds apart
 NOT_SENT = "not sent"  # cancelled after its claim was committed, and before it was sent
 
 Source = tuple[str, str]  # stage, identity as JSON
@@ -82,8 +85,10 @@ class _Batch:
 class Writer:
     """The one writer of a ledger, for one event loop at a time. ``session``: how often the ledger was opened."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, crowd: Callable[[], int]) -> None:
         self._path, self._db = path, connection
+        self._crowd = crowd  # how many requests are on their way
+        self._begun_at = -math.inf  # when the last transaction began
         self._waiting: deque[Operation] = deque()
         self._sources: dict[Source, int] = {}
         self._uncommitted: dict[str, int] = {}  # rows of requests that a reader cannot see yet
@@ -115,12 +120,10 @@ class Writer:
             loop = asyncio.get_running_loop()
             if loop is not self._loop:
                 self._idle.wait()
-                self._loop, self._scheduled = loop, False
+                self._loop, self._scheduled, self._begun_at = loop, False, -math.inf
                 if self._underway is not None:
                     self._committed(self._underway)  # in an earlier loop, where nobody was left to hear of it
-            if self._underway is None and not self._scheduled:
-                self._scheduled = True
-                loop.call_soon(self._flush)
+            self._schedule()
 
     def close(self) -> None:
         """Commit what was posted, and stop."""
@@ -143,6 +146,18 @@ class Writer:
             self._db.close()
 
     # ----------------------------------------------------------------------------------------- in the loop's thread
+
+    def _schedule(self) -> None:
+        """Begin the next transaction once the last has ended, or, when many wait, after `INTERVAL`: a commit takes
+        a good deal of CPU whatever it holds, and then the few milliseconds matter to nobody."""
+        if self._scheduled or self._underway is not None or not self._waiting or self._closed or self._loop is None:
+            return
+        self._scheduled = True
+        wait = self._begun_at + INTERVAL - self._loop.time() if self._crowd() >= CROWD else 0.0
+        if wait > 0:
+            self._loop.call_later(wait, self._flush)
+        else:
+            self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._scheduled = False
@@ -174,6 +189,7 @@ class Writer:
             _set_results([(op.waiter, error) for op in batch.operations if _waits(op)])
             return
         self._underway = batch
+        self._begun_at = self._loop.time()
         self._idle.clear()
         self._commits.put((batch, self._loop))
 
@@ -186,7 +202,7 @@ class Writer:
             self._report(batch)
         else:
             self._failed(batch, batch.error)
-        self._flush()
+        self._schedule()
 
     def _report(self, batch: _Batch) -> None:
         """What the batch did is durable."""
