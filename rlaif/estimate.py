@@ -15,22 +15,20 @@ failure; the discount of prompt caching.
 
 import asyncio
 import math
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from decimal import Decimal
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from rlaif.clients._http import public_url
 from rlaif.clients.base import Capabilities, Identity, request_key
 from rlaif.config.generate import GenerateConfig
 from rlaif.config.models import ModelConfig
 from rlaif.constitution import load_constitution
 from rlaif.engine import Budget, Ledger
 from rlaif.engine.prices import Price, how_to_price, number, price_of, total
+from rlaif.engine.stored import known_capabilities, server_url, stored_identity
 from rlaif.engine.tokens import estimate_tokens
 from rlaif.judges import judge_comparison
 from rlaif.judges.pairwise import PairwiseJudge, resolve_labels
@@ -71,7 +69,7 @@ def tokenizer_range(model: ModelConfig) -> Range:
     """How many tokens of this model's go on one of `estimate_tokens`."""
     if model.backend == "anthropic":
         return Range(0.9, 1.25, 1.6)
-    return Range(0.92, 1.0, 1.15) if model.backend == "openai" and not _url(model) else Range(0.9, 1.1, 1.5)
+    return Range(0.92, 1.0, 1.15) if model.backend == "openai" and not server_url(model) else Range(0.9, 1.1, 1.5)
 
 
 # ------------------------------------------------------------------------------------------------ replies nobody wrote
@@ -188,31 +186,6 @@ class DryClient:
         return None
 
 
-def _url(model: ModelConfig) -> str | None:
-    variable = {"openai": "OPENAI_BASE_URL", "anthropic": "ANTHROPIC_BASE_URL"}.get(model.backend, "")
-    return model.base_url or os.environ.get(variable) or None
-
-
-def _identity(model: ModelConfig, stage: str, ledger: Ledger | None) -> Identity:
-    """Who answered in the ledger: without a key, the SDK or the weights nothing else can tell exactly."""
-    url = _url(model)
-    plain = Identity(backend=model.backend, model=model.name, base_url=public_url(url) if url else None)
-    known = [s.identity for s in ledger.stats().stages if s.stage.startswith(stage)] if ledger else []
-    names = {model.name}
-    if model.backend in ("local", "vllm"):  # a folder goes by its name and a digest of its weights
-        names |= {i.model for i in known if i.model.rpartition("@")[0] == Path(model.name).expanduser().resolve().name}
-    alike = [i for i in known if (i.backend, i.base_url) == (plain.backend, plain.base_url) and i.model in names]
-    return alike[-1] if alike else plain
-
-
-def _capabilities(model: ModelConfig) -> Capabilities:
-    if model.backend in ("local", "vllm"):
-        return Capabilities(logprobs=model.logprobs is not False)
-    if model.backend == "openai":
-        return Capabilities(logprobs=model.logprobs)
-    return Capabilities(logprobs=model.backend == "scripted" and bool(model.logprobs))
-
-
 # ------------------------------------------------------------------------------------------------------ the estimate
 
 
@@ -323,8 +296,8 @@ class _Dry:
             self.policy = self._open(config.policy.model, "sample", lambda request: "sample")
 
     def _open(self, model: ModelConfig, stage: str, kind: Callable[[ChatRequest], Kind]) -> DryClient:
-        tally = Tally(stage, model, _identity(model, stage, self.ledger))
-        client = DryClient(tally, self.ledger, kind, _capabilities(model))
+        tally = Tally(stage, model, stored_identity(model, self.ledger, stage))
+        client = DryClient(tally, self.ledger, kind, known_capabilities(model))
         self.budget.wrap(client, model, stage)  # for what earlier sessions spent
         self.clients.append(client)
         return client

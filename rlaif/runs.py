@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from rlaif.clients._http import public_url
 from rlaif.dataset import json_line
 from rlaif.engine import Ledger
+from rlaif.engine.store import EmptyLedger
 from rlaif.errors import InputError, ProviderError
 
 CONFIG, MANIFEST, LEDGER, REPORT = "config.yaml", "manifest.json", "ledger.sqlite", "report.html"
@@ -88,8 +89,11 @@ def check_answered(out: Path) -> None:
 
 def _is_answered(ledger: Path) -> bool:
     """Whether there is a reply in it. Before the first, a config may still be corrected (a wrong URL, say)."""
-    with Ledger.open(ledger, read_only=True) as found:
-        return found.stats().total("stored") > 0
+    try:
+        with Ledger.open(ledger, read_only=True) as found:
+            return found.stats().total("stored") > 0
+    except EmptyLedger:
+        return False
 
 
 def _may_change(key: str) -> bool:

@@ -142,6 +142,13 @@ class Ledger:
             return verified(key, checksum, body)
         return None
 
+    def recall(self, stage: str, identity: Identity, request: ChatRequest) -> ChatReply | None:
+        """`reply` to a request of ``stage``, counted as reused."""
+        found = self.reply(request_key(identity, request))
+        if found is not None:
+            self._count((stage, identity.model_dump_json())).reused += 1
+        return found
+
     def request(self, key: str) -> ChatRequest | None:
         """The stored request of a key, sent or not; None when the ledger does not know it."""
         for (body,) in self._read("SELECT body FROM requests WHERE key = ?", key):

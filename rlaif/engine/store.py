@@ -41,6 +41,10 @@ CREATE TABLE pending (id INTEGER PRIMARY KEY, source INTEGER NOT NULL, session I
 R = TypeVar("R", bound=Row)
 
 
+class EmptyLedger(InputError):
+    """A ledger to be read was begun and never made: a session was killed as it did so."""
+
+
 # --------------------------------------------------------------------------------------------------- rows as bytes
 
 
@@ -177,7 +181,7 @@ def check(path: Path, db: sqlite3.Connection, *, create: bool = False) -> sqlite
             db.execute("PRAGMA journal_mode = WAL")
             _create(db)
         elif tables == 0:
-            raise InputError(f"{path}: is empty; the run was interrupted before it began, so run it again.")
+            raise EmptyLedger(f"{path}: is empty; the run was interrupted before it began, so run it again.")
         elif application != _APPLICATION_ID:
             raise InputError(f"{path}: this SQLite file is not a ledger of rlaif.")
         ((version,),) = db.execute("SELECT value FROM meta WHERE key = 'schema_version'")

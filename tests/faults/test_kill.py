@@ -406,3 +406,17 @@ def test_reparse_and_fresh_exclude_each_other(finished: Project, sessions: Sessi
     assert code == 2
     assert "exclude each other" in session.err
     assert finished.files() == before
+
+
+def test_a_folder_that_a_session_was_killed_in_as_it_began_can_be_used_with_any_config(
+    project: Project, sessions: Sessions, server: FaultServer, reference: dict[str, bytes]
+) -> None:
+    project.run.mkdir()
+    (project.run / "ledger.sqlite.lock").write_text("123456")
+    code, session = sessions.run(project.folder, "generate", "config.yaml")
+    assert code == 0, session.err
+    # and with --fresh, in the moment between the old ledger and the new
+    (project.run / "ledger.sqlite").write_bytes(b"")
+    code, session = sessions.run(project.folder, "generate", "config.yaml", "--set", "seed=1")
+    assert code == 0, session.err
+    assert project.files() != reference
