@@ -17,6 +17,7 @@ Times are seconds of the running loop's clock, so a loop with a virtual clock si
 
 import asyncio
 import contextlib
+import logging
 import math
 from collections import deque
 from collections.abc import Mapping
@@ -32,8 +33,11 @@ from rlaif.errors import ProviderError, TransientError
 from rlaif.types import ChatReply, ChatRequest
 
 LONGEST_WAIT = 3600.0  # seconds; a provider that asks for more ends the run: it is a daily quota
+SAID_FROM = 60.0  # nobody should wonder for longer why nothing happens
 LONGEST_REFUSAL = 1800.0  # nothing but 429s for so many seconds ends it, too
 CHARACTERS_PER_TOKEN = 4.0  # an estimate is enough: quotas are corrected by what the replies say
+
+log = logging.getLogger("rlaif.limits")
 
 _Cost = tuple[float, float, float]  # requests, input tokens, output tokens (estimates)
 _ONE: _Cost = (1.0, 0.0, 0.0)
@@ -237,7 +241,7 @@ class Limiter:
                 ProviderError(f"{error} (Nothing but 429 for {minutes:.0f} minutes.) Run again later.")
             )
         lesson = self._pace.answered_429(ticket.sent_at, error.retry_after, self.throttled / self.sent, now)
-        self._resume_at = max(self._resume_at, now + lesson.wait)
+        self._pause(lesson.wait, error, now)
         if lesson.first and not lesson.known:
             self._concurrency.answered_429(now)
 
@@ -251,7 +255,12 @@ class Limiter:
         hold = self._breaker.failed(request, error, now)
         if hold:
             self._concurrency.probe_only()
-        self._resume_at = max(self._resume_at, now + max(hold, error.retry_after or 0.0))
+        self._pause(max(hold, error.retry_after or 0.0), error, now)
+
+    def _pause(self, seconds: float, error: TransientError, now: float) -> None:
+        if seconds >= SAID_FROM and now + seconds > self._resume_at + SAID_FROM:
+            log.warning("%s Waiting %.0f s, as it asks; interrupt and run again later to go on.", error, seconds)
+        self._resume_at = max(self._resume_at, now + seconds)
 
     def _check_wait(self, error: TransientError) -> None:
         if error.retry_after is not None and error.retry_after > LONGEST_WAIT:

@@ -55,11 +55,15 @@ class Session:
 
     @property
     def out(self) -> str:
-        return (self._folder / f"{self.pid}.out").read_text()
+        return self._said("out")
 
     @property
     def err(self) -> str:
-        return (self._folder / f"{self.pid}.err").read_text()
+        return self._said("err")
+
+    def _said(self, where: str) -> str:
+        path = self._folder / f"{self.pid}.{where}"
+        return path.read_text() if path.exists() else ""
 
 
 class Sessions:

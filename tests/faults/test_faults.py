@@ -6,6 +6,8 @@ Each run is a process with a deadline, against the fault server; `world.check_ro
 
 import json
 import re
+import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -189,6 +191,20 @@ def test_told_to_come_back_in_days_the_run_ends_and_says_so(
         code, session = run(project, sessions)
         assert code == 0, session.err
         assert not set(check_rows(project, prompts=PROMPTS, n=N, judges=1)) - {"not_selected"}
+
+
+def test_told_to_come_back_in_minutes_it_says_that_it_waits(tmp_path: Path, sessions: Sessions) -> None:
+    liar = Liar(at(0.3, "429-minutes"))
+    with FaultServer(liar) as server:
+        project = project_of(tmp_path, server, "openai", "anthropic")
+        session = sessions.start(project.folder, "generate", "config.yaml")
+        deadline = time.monotonic() + SECONDS
+        while "Waiting 1500 s" not in session.err and time.monotonic() < deadline:
+            time.sleep(0.02)
+        session.signal(signal.SIGINT)
+        assert session.wait(10) == 130
+    assert session.err.count("Waiting 1500 s") == 1  # not once for each request that was refused
+    assert "too many requests (429): Not now" in session.err
 
 
 def test_a_server_that_is_gone_ends_the_run(tmp_path: Path, sessions: Sessions) -> None:

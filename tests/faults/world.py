@@ -81,6 +81,7 @@ LIES: dict[str, Script] = FAULTS | {
     "429-soon": _status(429, retry_after_ms="20"),
     "429-negative": _status(429, retry_after="-5", retry_after_ms="-1"),
     "429-text": _status(429, retry_after="when it suits"),
+    "429-minutes": _status(429, retry_after="1500"),
     "429-huge": _status(429, retry_after="1e9"),
     "503-huge": _status(503, retry_after="99999999"),
     "429-far-date": _status(429, retry_after="Fri, 31 Dec 9999 23:59:59 GMT"),
