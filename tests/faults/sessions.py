@@ -5,7 +5,6 @@ What is forked is a real process with a pid, signals and limits of its own, and 
 only the imports, two seconds of them, are shared. POSIX only.
 """
 
-import contextlib
 import gc
 import json
 import os
@@ -23,7 +22,15 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 _IMPORTS = (
-    *("openai", "anthropic", "pyarrow.parquet", "rlaif.cli.generate", "rlaif.generation", "rlaif.report"),
+    *(
+        "openai",
+        "anthropic",
+        "pyarrow.json",
+        "pyarrow.parquet",
+        "rlaif.cli.generate",
+        "rlaif.generation",
+        "rlaif.report",
+    ),
     *("rich.progress", "rlaif.cli.batch", "rlaif.cli.cost", "rlaif.estimate", "rlaif.judges.pairwise"),
     *("httpcore2", "h11", "truststore", "anyio.streams", "anyio._backends._asyncio"),
     *("rlaif.clients.openai", "rlaif.clients.anthropic", "rlaif.cli.progress", "tests.fakes"),
@@ -131,8 +138,6 @@ class Sessions:
 def _serve() -> None:
     for module in _IMPORTS:
         import_module(module)
-    with contextlib.suppress(ImportError):
-        import_module("pandas")  # pyarrow imports it where it is installed
     gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # until a session has become one, there is nothing to interrupt
     for line in sys.stdin:

@@ -161,7 +161,7 @@ def test_a_failure_is_never_kept_and_the_next_run_asks_only_for_what_failed(tmp_
 # ------------------------------------------------------------------------------------------------ told to come back
 
 
-@pytest.mark.parametrize("name", ["429-negative", "429-text"])
+@pytest.mark.parametrize("name", ["429-negative", pytest.param("429-text", marks=pytest.mark.slow)])
 def test_told_to_come_back_at_a_time_that_is_none_it_waits_as_it_thinks_fit(
     name: str, tmp_path: Path, sessions: Sessions
 ) -> None:

@@ -121,8 +121,13 @@ def _spell(body: bytes) -> bytes:
     return text.encode()
 
 
-@pytest.mark.parametrize("status", [200, 400, 401, 403, 404, 413, 422, 429, 500, 529])
-@pytest.mark.parametrize("spelt", ["plain", "escaped", "slashes"])
+@pytest.mark.parametrize(
+    ("status", "spelt"),
+    [
+        *((status, "plain") for status in (200, 400, 401, 403, 404, 413, 422, 429, 500, 529)),
+        *((status, spelt) for status in (200, 400, 403, 500) for spelt in ("escaped", "slashes")),
+    ],
+)
 def test_a_server_that_repeats_the_key_in_what_it_answers(
     status: int, spelt: str, tmp_path: Path, sessions: Sessions
 ) -> None:
