@@ -11,6 +11,8 @@ Policy
   ==================  ===========================================================  ====================================
   InputError          the command, a config, a constitution or data is wrong;      the CLI: exit 2
                       raised before anything is spent
+  TaskError           a verifier's task is wrong (no tests, a reference that       `Unverified` in a stream of rows; as
+                      fails its own tests); a kind of InputError                   an InputError where tasks are loaded
   QualityError        the run finished, but a quality gate failed; all is kept     the CLI: exit 3
   ProviderError       the provider refuses us (key, URL, model, budget): no        the CLI: exit 4
                       further request can succeed
@@ -38,6 +40,10 @@ class InputError(RlaifError):
     """The command, config, constitution or data is wrong; nothing was spent."""
 
     exit_code = 2
+
+
+class TaskError(InputError):
+    """The task of one row is wrong; no completion can be verified with it."""
 
 
 class QualityError(RlaifError):

@@ -305,6 +305,47 @@ class Judgement(Row):
     request_keys: tuple[str, ...] = ()
 
 
+# ------------------------------------------------------------------------------------------------------ verification
+
+RewardReason = Literal[
+    "wrong",  # an answer, but not the right one
+    "unparseable",  # no answer where one belongs
+    "timeout",  # the candidate's own program or expression used up its time
+    "resource",  # it asked for more memory, output, files or processes than it may have
+    "crashed",  # its program ended with an error
+    "cheat",  # it tried to reach the verdict itself
+]
+UnverifiedReason = Literal[
+    "task_error",  # the task is wrong: no tests, a reference that fails, arguments that are none
+    "infrastructure",  # the sandbox or a service failed, after retries
+    "abstained",  # the verifier does not decide such rows
+    "judge",  # a judge was asked and gave no verdict
+]
+
+
+class Reward(Row):
+    """What a verifier decided about one completion. ``value``: 1.0 is a full pass. ``reason`` says why it is less, and
+    is about the candidate, never about the checker; ``detail`` is for a reader. ``flags``: what was noticed but did
+    not decide (telemetry)."""
+
+    kind: Literal["reward"] = "reward"
+    value: float
+    reason: RewardReason | None = None
+    detail: str = ""
+    flags: tuple[str, ...] = ()
+
+
+class Unverified(Row):
+    """The verifier could not decide. Never a zero: the row is masked."""
+
+    kind: Literal["unverified"] = "unverified"
+    reason: UnverifiedReason
+    detail: str
+
+
+Verified = Annotated[Reward | Unverified, Field(discriminator="kind")]
+
+
 # --------------------------------------------------------------------------------------------------------- pairs
 
 Source = Literal["judge", "verifier", "revision", "human"]

@@ -1,0 +1,1 @@
+"""One composite reward from verifiers, judges, reward models and shaping: a number, or None (masked)."""

@@ -1,0 +1,44 @@
+"""The verifiers there are, by the name a config or ``rlaif verify`` uses."""
+
+import difflib
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from pydantic import ValidationError
+
+from rlaif.errors import InputError
+from rlaif.verifiers.base import Task, Verifier, task_of
+
+__all__ = ["VERIFIERS", "Task", "Verifier", "open_verifier", "task_of"]
+
+# name -> module:class. A class has an ``Options`` model (rlaif.config.base.Config) and is made with one.
+VERIFIERS = {
+    "math": "rlaif.verifiers.math:MathVerifier",
+    "code": "rlaif.verifiers.code:CodeVerifier",
+    "instructions": "rlaif.verifiers.instructions:InstructionsVerifier",
+}
+
+
+def open_verifier(name: str, options: Mapping[str, Any] | None = None) -> Verifier:
+    """The verifier of that name: one of `VERIFIERS`, or ``package.module:Class`` of your own.
+
+    Raises InputError for an unknown name (with the nearest) or wrong options.
+    """
+    where = VERIFIERS.get(name, name)
+    module, colon, attribute = where.partition(":")
+    if not colon:
+        near = difflib.get_close_matches(name, VERIFIERS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(VERIFIERS)}; or module:Class."
+        raise InputError(f"verifier {name!r}: there is none of that name; {hint}")
+    try:
+        made = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"verifier {name!r}: cannot be loaded ({error}).") from None
+    try:
+        verifier: Verifier = made(made.Options.model_validate(dict(options or {})))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "options"
+        raise InputError(f"verifier {name!r}, {key}: {first['msg']}.") from None
+    return verifier
