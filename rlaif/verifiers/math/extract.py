@@ -1,0 +1,197 @@
+"""Which part of a completion is its answer: one part, chosen without looking at the reference.
+
+Forms, tried in the order given; the first that is there decides, and no other is looked at then:
+
+========== ============================================================================================
+boxed      the last balanced ``\\boxed{...}`` (or ``\\fbox``); an empty one is an empty answer
+hash       what follows ``####``, as in GSM8K, if that can be read as an answer (a heading cannot)
+phrase     what follows "answer is", "answer:", or a line that begins "A:"
+bare       the whole completion, if it is a formula, a number or a letter and nothing else
+conclusion the value that the last sentence with a number in it states (below)
+========== ============================================================================================
+
+Nothing inside ``<think>`` counts, closed or not. Of a long completion only the last `WINDOW` characters after thinking
+are searched; every search is linear in them.
+
+The value a sentence states: of a formula in math mode, the last one; else, after the last "=", the first number; else
+the first number that the question does not mention already ("Kylar pays $64 for the 16 glasses"); else the last one.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from rlaif.verifiers.math.answers import Answer, Choice, Expr, Number, Quantity, Relation, Text
+from rlaif.verifiers.math.parse import LONGEST, TooComplex, Unreadable, parse
+
+Form = Literal["boxed", "hash", "phrase", "bare", "conclusion"]
+FORMS: tuple[Form, ...] = ("boxed", "hash", "phrase", "bare", "conclusion")
+
+WINDOW = 100_000  # characters after thinking that are searched
+_TAIL = 2_000  # characters in which a concluding sentence may stand
+
+
+@dataclass(frozen=True)
+class Extracted:
+    text: str
+    form: Form
+    rivals: tuple[str, ...] = ()  # other boxed answers before this one
+
+
+def extract(completion: str, forms: Sequence[Form] = FORMS, question: str = "") -> Extracted | None:
+    """The answer's text; None if there is none."""
+    said = outside_thinking(completion)[-WINDOW:]
+    for form in forms:
+        if form == "boxed":
+            if boxes := boxed(said):
+                rivals = tuple(box for box in boxes[:-1] if box.strip() != boxes[-1].strip())
+                return Extracted(boxes[-1], form, rivals)
+        elif (text := _FINDERS[form](said, question)) is not None:
+            return Extracted(text, form)
+    return None
+
+
+def outside_thinking(completion: str) -> str:
+    """Without ``<think>`` ... ``</think>``, nested or unclosed; a closing tag alone ends thinking begun in the prompt."""
+    if "think>" not in completion:
+        return completion
+    kept, depth, start = [], 0, 0
+    for tag in re.finditer(r"<(/?)think>", completion):
+        if not tag[1]:
+            if depth == 0:
+                kept.append(completion[start : tag.start()])
+            depth += 1
+        elif depth:
+            depth -= 1
+            start = tag.end()
+        else:
+            kept, start = [], tag.end()
+    if depth == 0:
+        kept.append(completion[start:])
+    return "".join(kept)
+
+
+_BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s{0,8}\{|\\[{}\\]|[{}]")
+
+
+def boxed(text: str) -> list[str]:
+    """The contents of all balanced boxes that stand in no other box, in order."""
+    if "boxed" not in text and "fbox" not in text:
+        return []
+    found: list[str] = []
+    open_braces: list[int] = []  # where the content of each open box begins, or -1 for other braces
+    for token in _BOX_OR_BRACE.finditer(text):
+        if token[0] in (r"\{", r"\}", "\\\\"):
+            continue
+        if token[0] == "}":
+            if open_braces and (begins := open_braces.pop()) >= 0 and not any(b >= 0 for b in open_braces[:DEEPEST_BOX]):
+                found.append(text[begins : token.start()])
+        else:
+            open_braces.append(token.end() if token[0] != "{" else -1)
+    return found
+
+
+DEEPEST_BOX = 40  # braces around a box that are looked at for an outer box
+
+
+def _after_hashes(said: str, _: str) -> str | None:
+    for line in reversed(re.findall(r"####[ \t]*([^\n#]{1,300})", said)[-3:]):
+        if not isinstance(_parsed(line), Text | None):
+            return str(line)
+    return None
+
+
+_PHRASE = re.compile(
+    r"(?:^[ \t>*_#-]{0,8}A:|\b(?:final |correct |right )?answer\b(?:[ \t]+to[^.:\n]{0,80})?[*_]{0,2}[ \t]*(?:is|are|=|:|would be|will be|must be)(?!\w))"
+    r"[ \t:*_]*\n?([^\n]{1,600})",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def _after_phrase(said: str, question: str) -> str | None:
+    found = None
+    for found in _PHRASE.finditer(said):
+        pass
+    if found is None:
+        return None
+    sentence = _SENTENCE_END.split(found[1].strip(), maxsplit=1)[0]
+    answer = _parsed(sentence)
+    if answer is None or (isinstance(answer, Text) and re.search(r"\d", sentence) and len(sentence.split()) > 3):
+        return _stated(sentence, question)
+    return sentence
+
+
+def _bare(said: str, _: str) -> str | None:
+    whole = said.strip()
+    if len(whole) > LONGEST or "\n\n" in whole:
+        return None
+    if re.fullmatch(r"\$[^$]+\$|\$\$[^$]+\$\$|\\\(.+\\\)|\\\[.+\\\]", whole, re.DOTALL):
+        return whole
+    answer = _parsed(whole)
+    return whole if isinstance(answer, Number | Quantity | Choice | Expr | Relation) and len(whole.split()) < 12 else None
+
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])[*_\"')]{0,3}\s+(?=[A-Z\"'(\\$*])|\n+")
+
+
+def _conclusion(said: str, question: str) -> str | None:
+    for sentence in reversed(_SENTENCE_END.split(said[-_TAIL:])):
+        if re.search(r"\d", sentence) and (stated := _stated(sentence, question)) is not None:
+            return stated
+    return None
+
+
+_FORMULA = re.compile(r"(?<![\\\w])\$([^$\n]+)\$(?!\d)|\\\((.+?)\\\)|\\\[(.+?)\\\]")
+_NUMBER = re.compile(
+    r"(?<![\w^_\\.{/])(-|−)?(?:\\?\$|[€£¥₹])?\s?((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s?/\s?\d+)?)(\s?\\?%| (?:million|billion|trillion)\b)?(?![\w^{])"
+)
+
+
+def _stated(sentence: str, question: str) -> str | None:
+    """The value a sentence states (see the header)."""
+    formulas = [next(filter(None, groups)) for groups in _FORMULA.findall(sentence)]
+    formulas = [f for f in formulas if not re.search(r"[A-Za-z]{3,} [A-Za-z]{2,}", f)]  # text between two prices
+    if formulas and re.search(r"\d", formulas[-1]):
+        return formulas[-1]
+    # What stands in brackets explains: "7 hours (420 minutes)".
+    plain = re.sub(r"\([^()]*\)", " ", sentence)
+    _, equals, after = plain.rpartition("=")
+    if equals and (numbers := _numbers(after)):
+        return numbers[0][0]
+    numbers = _numbers(plain) or _numbers(sentence)
+    if not numbers:
+        return None
+    known = {value for _, value in _numbers(question)}
+    new = [text for text, value in numbers if value not in known]
+    return new[0] if new else numbers[-1][0]
+
+
+def _numbers(text: str) -> list[tuple[str, Fraction | str]]:
+    found = []
+    for m in _NUMBER.finditer(text):
+        # "30 - 5": that minus takes away, it is no sign
+        signed = m[1] and not re.search(r"[\w)]\s*$", text[: m.start()][-4:])
+        digits = m[2].replace(",", "").replace(" ", "")
+        value: Fraction | str = digits if "/" in digits else Fraction(digits)
+        found.append((f"{'-' if signed else ''}{m[2]}{m[3] or ''}", value))
+    return found
+
+
+def _parsed(text: str) -> Answer | None:
+    try:
+        return parse(text)
+    except (Unreadable, TooComplex):
+        return None
+
+
+_FINDERS = {"hash": _after_hashes, "phrase": _after_phrase, "bare": _bare, "conclusion": _conclusion}
+
+
+def reference_answer(reference: str) -> str:
+    """The answer a reference holds: its last box, what follows ``####`` in a GSM8K solution, or all of it."""
+    if boxes := boxed(reference):
+        return boxes[-1]
+    _, hashes, after = reference.rpartition("####")
+    return after if hashes else reference
