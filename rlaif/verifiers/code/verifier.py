@@ -1,0 +1,220 @@
+"""The code verifier: a chat answer in, a verdict out. The way of one answer, top to bottom:
+
+    row ──▶ tasks.read_task ──▶ selfcheck (once a task) ─┐
+    answer ──▶ extract.programs ─────────────────────────┴▶ verdicts.run_* ──▶ Outcome ──▶ Reward
+
+Tests and expected values never enter a process that runs an answer (sandbox/guest.py), so an answer can do nothing but
+give values; whether they are right is decided here, or in a second sandbox that runs the tests and nothing else.
+
+Not covered: an answer that knows the test inputs may special-case them (``special_cases`` flags it; only hidden tests
+show it), and one that keeps state may answer a later call from an earlier one's arguments.
+"""
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from pydantic import Field
+
+from rlaif.config.base import Config
+from rlaif.errors import TaskError
+from rlaif.types import Reward, Unverified
+from rlaif.verifiers.base import Task
+from rlaif.verifiers.code.compare import Compare
+from rlaif.verifiers.code.extract import Blocks, programs
+from rlaif.verifiers.code.selfcheck import Learnt, learn, passing_without_knowledge, run
+from rlaif.verifiers.code.tasks import CodeTask, Mode, read_task
+from rlaif.verifiers.code.verdicts import Outcome, Rules
+from rlaif.verifiers.sandbox.base import Launcher, Limits, SandboxError, Tier
+
+_ATTEMPTS = 3  # when the sandbox itself fails
+_CACHED_TASKS = 10_000
+_TASK_COLUMNS = (
+    *("tests", "test", "test_list", "test_setup_code", "test_imports", "setup", "entry_point", "fn_name"),
+    *("prompt", "reference", "canonical_solution", "code", "solution", "checker"),
+)  # fmt: skip
+T = TypeVar("T")
+
+
+class CodeVerifier:
+    """Runs the program in an answer against the row's tests (see `rlaif.verifiers.code.tasks.read_task`)."""
+
+    identity = "code@1"
+
+    class Options(Config):
+        """``mode``: how the tests are run ("auto": by their shape). ``compare``, ``tolerance``: of printed output.
+        ``call_tolerance``: of floats that a call returns (0: exactly equal). ``blocks``: which of several fenced
+        programs. ``partial``: a share of the tests is a share of the reward. ``self_check``: tasks prove themselves
+        when loaded. Seconds: an answer may take four times as long as the reference, at least ``min_seconds``, at most
+        ``max_seconds``. ``min_tier``: the weakest sandbox that will do; ``unsafe``: none at all, for trusted code.
+        ``parallel``: answers judged at the same time (0: as many as there are processors)."""
+
+        mode: Mode = "auto"
+        compare: Compare = "tokens"
+        tolerance: float = Field(1e-6, ge=0, lt=1)
+        call_tolerance: float = Field(0.0, ge=0, lt=1)
+        blocks: Blocks = "last"
+        partial: bool = False
+        self_check: bool = True
+        min_seconds: float = Field(1.0, gt=0)
+        max_seconds: float = Field(10.0, gt=0)
+        memory_mb: int = Field(512, ge=64)
+        threads: bool = False
+        max_code_chars: int = Field(200_000, gt=0)
+        min_tier: Tier = "lsm"
+        unsafe: bool = False
+        parallel: int = Field(0, ge=0)
+
+    def __init__(self, options: Options | None = None, launcher: Launcher | None = None) -> None:
+        self.options = options or self.Options()
+        self.rules = Rules(self.options.compare, self.options.tolerance, self.options.call_tolerance)
+        self._launcher = launcher
+        self._opening: asyncio.Task[Launcher] | None = None
+        self._slots = asyncio.Semaphore(self._parallel())
+        self._prepared: OrderedDict[str, asyncio.Task[tuple[CodeTask, Learnt]]] = OrderedDict()
+
+    async def prepare(self, task: Task) -> None:
+        """Read the task and let it prove itself: the reference passes, answers that know nothing fail. Raises
+        TaskError, and SandboxError where no sandbox can be started."""
+        await self._task(task)
+
+    async def verify(self, completion: str, task: Task) -> Reward | Unverified:
+        try:
+            prepared, learnt = await self._task(task)
+            return await self._verdict(completion, prepared, learnt)
+        except TaskError as error:
+            return Unverified(reason="task_error", detail=str(error))
+        except SandboxError as error:
+            return Unverified(reason="infrastructure", detail=str(error))
+
+    async def aclose(self) -> None:
+        for task in self._prepared.values():
+            task.cancel()
+        self._prepared.clear()
+        launcher, self._launcher, self._opening = self._launcher, None, None
+        if launcher is not None:
+            await launcher.aclose()
+
+    # ------------------------------------------------------------------------------------------------- the answer
+
+    async def _verdict(self, completion: str, task: CodeTask, learnt: Learnt) -> Reward:
+        if len(completion) > 50 * self.options.max_code_chars:
+            return Reward(value=0.0, reason="unparseable", detail=f"an answer of {len(completion):,} characters")
+        sources = programs(completion, task.names, task.prompt, self.options.blocks)
+        if not sources:
+            return Reward(value=0.0, reason="unparseable", detail="no program in the answer")
+        if len(sources[-1]) > self.options.max_code_chars:
+            return Reward(value=0.0, reason="unparseable", detail=f"a program of {len(sources[-1]):,} characters")
+        rules = Rules(self.rules.compare, self.rules.tolerance, self.rules.call_tolerance, self.options.partial)
+        limits = self._limits(learnt)
+
+        async def judged() -> Outcome:
+            return await run(await self._sandbox(), limits, task, sources, rules, learnt.write_back)
+
+        outcome = await self._attempt(judged)
+        flags = _flags(outcome, task)
+        if outcome.passed and "chance" in flags:
+            again = await self._attempt(judged)  # an answer by luck is none
+            outcome = outcome if again.passed else again
+        return _reward(outcome, learnt, flags, self.options.partial)
+
+    def _limits(self, learnt: Learnt) -> Limits:
+        options = self.options
+        seconds = options.max_seconds if learnt.seconds is None else 4 * learnt.seconds
+        return Limits(
+            seconds=min(max(seconds, options.min_seconds), options.max_seconds),
+            memory_mb=options.memory_mb,
+            threads=options.threads,
+        )
+
+    async def _attempt(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do ``work`` in one of the slots; again, where the sandbox failed and not the program in it."""
+        for attempt in range(_ATTEMPTS - 1):
+            try:
+                async with self._slots:
+                    return await work()
+            except SandboxError:
+                await asyncio.sleep(0.1 * 2**attempt)
+        async with self._slots:
+            return await work()
+
+    # --------------------------------------------------------------------------------------------------- the task
+
+    async def _task(self, row: Task) -> tuple[CodeTask, Learnt]:
+        """The row's task, read and proven once for equal rows."""
+        columns = repr([row.get(column) for column in _TASK_COLUMNS])
+        key = hashlib.sha256(columns.encode("utf-8", "backslashreplace")).hexdigest()
+        known = self._prepared.get(key)
+        if known is None or (known.done() and (known.cancelled() or isinstance(known.exception(), SandboxError))):
+            known = self._prepared[key] = asyncio.create_task(self._proven(row))
+            if len(self._prepared) > _CACHED_TASKS:
+                self._prepared.popitem(last=False)
+        self._prepared.move_to_end(key)
+        return await asyncio.shield(known)
+
+    async def _proven(self, row: Task) -> tuple[CodeTask, Learnt]:
+        task = read_task(row, self.options.mode)
+        if not self.options.self_check:
+            return task, Learnt()
+        limits = self._limits(Learnt())
+
+        async def learnt() -> Learnt:
+            return await learn(await self._sandbox(), limits, task, self.rules)
+
+        async def weakness() -> str | None:
+            return await passing_without_knowledge(await self._sandbox(), limits, task, self.rules)
+
+        found = await self._attempt(learnt)
+        doing = await self._attempt(weakness)
+        if doing is not None:
+            raise TaskError(f"the tests prove nothing: an answer that {doing} passes them; add tests that it fails.")
+        return task, found
+
+    # ------------------------------------------------------------------------------------------------ the sandbox
+
+    def _parallel(self) -> int:
+        import os
+
+        return self.options.parallel or len(os.sched_getaffinity(0))
+
+    async def _sandbox(self) -> Launcher:
+        if self._launcher is None:
+            if self._opening is None:
+                self._opening = asyncio.create_task(self._open())
+            self._launcher = await self._opening
+        return self._launcher
+
+    async def _open(self) -> Launcher:
+        # A verdict holds up to two processes at a time: fewer places than that, and two verdicts could each hold one
+        # and wait for ever for another.
+        workers = 2 * self._parallel()
+        if self.options.unsafe:
+            from rlaif.verifiers.sandbox.unsafe import UnsafeLauncher
+
+            return UnsafeLauncher(workers)
+        from rlaif.verifiers.sandbox.probe import open_sandbox
+
+        return await open_sandbox(self.options.min_tier, workers=workers)
+
+
+def _reward(outcome: Outcome, learnt: Learnt, flags: tuple[str, ...], partial: bool) -> Reward:
+    if outcome.passed and learnt.total is not None and outcome.total != learnt.total:
+        # The tests loop over what the answer gave: an empty answer must not pass for want of anything to check.
+        outcome.failed("wrong", f"{outcome.total} asserts ran where the reference's answer meets {learnt.total}")
+    if outcome.passed:
+        return Reward(value=1.0, flags=flags)
+    total = max(outcome.total, learnt.total or 0)
+    share = outcome.held / total if partial and total and outcome.reason in ("wrong", "crashed") else 0.0
+    return Reward(value=min(share, 1 - 1e-6), reason=outcome.reason, detail=outcome.detail, flags=flags)
+
+
+def _flags(outcome: Outcome, task: CodeTask) -> tuple[str, ...]:
+    """Telemetry: what is odd about the code. ``special_cases``: it holds many of the expected values."""
+    outline = outcome.outline or {}
+    flags = [str(flag) for flag in outline.get("flags", ())]
+    known = task.literals.intersection(map(str, outline.get("literals", ())))
+    if len(known) >= 3 and 2 * len(known) >= len(task.literals):
+        flags.append("special_cases")
+    return tuple(flags)
