@@ -23,7 +23,7 @@ behalf of a run beyond its address space and /work (pipes, page tables). The mem
 
 Standard library only, and little of it (not even pathlib): the package's other modules are not imported.
 """
-# ruff: noqa: PTH
+# ruff: noqa: PTH102, PTH103, PTH106, PTH110, PTH112, PTH116, PTH119, PTH120, PTH123, PTH211
 
 import contextlib
 import fcntl
