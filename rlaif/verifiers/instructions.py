@@ -1,16 +1,17 @@
 """Instructions that a program can check: the 25 of IFEval (Zhou et al. 2023, arXiv 2311.07911).
 
-A task has ``instruction_id_list`` ("length_constraints:number_words", ...; a leading "en:" is allowed) and ``kwargs``, one
-mapping of arguments for each. Arguments that are None (as in Arrow files) count as not given.
+A task has ``instruction_id_list`` ("length_constraints:number_words", ...; a leading "en:" is allowed) and ``kwargs``,
+one mapping of arguments for each. Arguments that are None (as in Arrow files) count as not given.
 
-``mode: strict`` looks at the completion as it is. ``loose`` also accepts it without its first line, its last line, both,
-and each of these without asterisks, if any of them follows the instruction.
+``mode: strict`` looks at the completion as it is. ``loose`` also accepts it without its first line, its last line, or
+both, and each of these without asterisks, if any of them follows the instruction.
 
-``rules: official`` gives the verdicts of the official checker, which the published figures rest on, row by row. That
-checker is generous in places and wrong in others; ``rules: corrected`` repairs what is listed beside each function of
-the second half. Use it for training: a policy finds every generous rule. Two repairs hold for both, because no recorded verdict
-depends on them: a letter count for a sign ("#") counts that sign (the official program draws a random letter), and
-`language:response_language` is not followed by a text without letters.
+``rules: official`` gives the verdicts of the official checker, which the published figures rest on, row by row, but for
+one thing: asked to count a sign ("#") it draws a random letter; here the sign is counted. It also takes a text without
+letters for any language; here it is in none (no recorded verdict differs).
+
+The official checker is generous in places and wrong in others, and a policy finds every such place. With
+``rules: corrected`` what is told at each function of the second half is repaired.
 
 Not covered: whether the text is any good. "war war war war" follows "use the word war four times"; add `repetition`,
 a judge or a reward model. Such a text is flagged "keyword_stuffing".
@@ -220,13 +221,13 @@ def _unfenced(text: str) -> str:
 
 
 def whole_keywords_existence(text: str, *, keywords: Words) -> bool:
-    """Whole words: "war" is not in "toward"."""
-    return all(_whole(word).search(text) for word in keywords)
+    """Whole words, or their plural: "war" is not in "toward"."""
+    return all(_whole(word, plural=True).search(text) for word in keywords)
 
 
 def whole_keywords_frequency(text: str, *, keyword: Word, frequency: Count, relation: Relation) -> bool:
-    """Whole words, as above."""
-    return _relates(len(_whole(keyword).findall(text)), relation, frequency)
+    """Whole words, or their plural, as above."""
+    return _relates(len(_whole(keyword, plural=True).findall(text)), relation, frequency)
 
 
 def without_forbidden_words(text: str, *, forbidden_words: Words) -> bool:
@@ -245,10 +246,10 @@ def words(text: str, *, num_words: Count, relation: Relation) -> bool:
 
 
 def divided_paragraphs(text: str, *, num_paragraphs: Count) -> bool:
-    """The divider is a line of its own: ``***bold***`` divides nothing."""
-    parts = re.split(r"(?m)^[^\S\n]*\*\*\*[^\S\n]*$", text)
-    blank = [not part.strip() for part in parts]
-    return not any(blank[1:-1]) and blank.count(False) == num_paragraphs
+    """``***emphasis***`` on a line divides nothing."""
+    return number_paragraphs(
+        re.sub(r"\*{3}(?=[^\s*])[^\n*]*(?<=[^\s*])\*{3}", "-", text), num_paragraphs=num_paragraphs
+    )
 
 
 def first_word_of_paragraph(text: str, *, num_paragraphs: Count, nth_paragraph: Count, first_word: Word) -> bool:
@@ -266,15 +267,15 @@ def placeholders(text: str, *, num_placeholders: Count) -> bool:
 
 
 def written_postscript(text: str, *, postscript_marker: Word) -> bool:
-    """The marker begins a line, and something follows it: "p.s." within "P.P.S." is none."""
+    """Something follows the marker, and "P.S." within "P.P.S." is none."""
     marker = re.escape(postscript_marker.rstrip(".")).replace(r"\.", r"\.\s?")
-    return re.search(rf"(?im)^[\s*_\"'>]*{marker}\.?[:*_\s,-]*\w", _lines_stripped(text)) is not None
+    return re.search(rf"(?i)(?<![\w.]){marker}\.?[:*_\s,-]*+\w", text) is not None
 
 
 def bullets(text: str, *, num_bullets: Count) -> bool:
-    """"- item", "* item", "+ item" or "• item": "---", "-5" and "*emphasis*" are none, and blanks after the sign do
+    """ "- item", "* item", "+ item" or "• item": "---", "* * *", "-5" and "*emphasis*" are none, and a sign alone does
     not swallow the next line."""
-    return len(re.findall(r"(?m)^[^\S\n]*+(?:[*+-][^\S\n]++|[•‣▪][^\S\n]*+)[^\s*+-]", text)) == num_bullets
+    return len(re.findall(r"(?m)^[^\S\n]*+(?:[*+-][^\S\n]++|[•‣▪][^\S\n]*+)(?![\s*+-]*$)\S", text)) == num_bullets
 
 
 def one_constrained_response(text: str) -> bool:
@@ -290,7 +291,7 @@ def highlights(text: str, *, num_highlights: Count) -> bool:
 
 def headed_sections(text: str, *, section_spliter: Word, num_sections: Count) -> bool:
     """A section begins a line and each number counts once: "see Section 2" in the text is none."""
-    heads = re.findall(rf"(?im)^[\s#*_>-]*{re.escape(section_spliter)}\s?(\d+)", _lines_stripped(text))
+    heads = re.findall(rf"(?im)^[\s#*_>\"'“-]*{re.escape(section_spliter)}\s?(\d+)", _lines_stripped(text))
     return len(set(heads)) >= num_sections
 
 
@@ -307,12 +308,11 @@ def capital_words(text: str, *, capital_frequency: Count, capital_relation: Rela
 
 def all_capitals(text: str) -> bool:
     """langdetect knows no language in capitals: it is asked in small letters."""
-    return text.isupper() and detect(text.lower()) == "en"
+    return text.isupper() and _is_english(text)
 
 
 def all_lowercase(text: str) -> bool:
-    """Not in a text that tells no language."""
-    return text.islower() and detect(text) == "en"
+    return text.islower() and _is_english(text)
 
 
 def no_comma_at_all(text: str) -> bool:
@@ -326,8 +326,15 @@ def filled_quotation(text: str) -> bool:
     return text[:1] + text[-1:] in ('""', "“”") and any(map(str.isalnum, text[1:-1]))
 
 
-def _whole(word: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\w){re.escape(word.strip())}(?!\w)", re.IGNORECASE)
+def _is_english(text: str) -> bool:
+    """langdetect's opinion of a few words is worth nothing: there, Latin letters will do."""
+    said = re.findall(r"[^\W\d_]+", text)
+    return all(map(str.isascii, said)) if len(said) < 10 else detect(text.lower()) == "en"
+
+
+def _whole(word: str, *, plural: bool = False) -> re.Pattern[str]:
+    ending = "(?:e?s)?" if plural else ""
+    return re.compile(rf"(?<!\w){re.escape(word.strip())}{ending}(?!\w)", re.IGNORECASE)
 
 
 def _lines_stripped(text: str) -> str:
@@ -412,9 +419,9 @@ class InstructionsVerifier(TextVerifier[InstructionsOptions, tuple[Asked, ...]])
 
     def goal(self, task: Task) -> tuple[Asked, ...]:
         names, arguments = task.get("instruction_id_list"), task.get("kwargs")
-        if not _is_list(names) or not names:
+        if not isinstance(names, list | tuple) or not names:
             raise TaskError("instructions@1: the row needs 'instruction_id_list', a list of instruction ids.")
-        if not _is_list(arguments) or len(arguments) != len(names):
+        if not isinstance(arguments, list | tuple) or len(arguments) != len(names):
             raise TaskError(f"instructions@1: 'kwargs' must be a list of {len(names)} mappings, one an instruction.")
         return tuple(_asked(name, given) for name, given in zip(names, arguments, strict=True))
 
@@ -455,7 +462,9 @@ def _asked(name: Any, given: Any) -> Asked:
     arguments = {key: value for key, value in (given or {}).items() if value is not None}
     model = _arguments_of(bare)
     if unknown := sorted(set(arguments) - set(model.model_fields)):
-        raise TaskError(f"instructions@1: {bare} has no argument {unknown[0]!r}; {_nearest(unknown[0], model.model_fields)}")
+        raise TaskError(
+            f"instructions@1: {bare} has no argument {unknown[0]!r}; {_nearest(unknown[0], model.model_fields)}"
+        )
     try:
         values = model.model_validate(arguments)
     except ValidationError as error:
@@ -483,10 +492,6 @@ def _arguments_of(name: str) -> type[BaseModel]:
     keywords = [p for p in inspect.signature(check).parameters.values() if p.kind is p.KEYWORD_ONLY]
     fields: dict[str, Any] = {p.name: (hints[p.name], ...) for p in keywords}
     return create_model(check.__name__, __config__=ConfigDict(extra="forbid"), **fields)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list | tuple)
 
 
 def _is_stuffed(text: str, goal: Sequence[Asked]) -> bool:

@@ -14,10 +14,10 @@ from rlaif.types import Reward
 from rlaif.verifiers.base import Task
 from rlaif.verifiers.text import TextOptions, TextVerifier, passed
 
-LANGUAGES = tuple(
-    """af ar bg bn ca cs cy da de el en es et fa fi fr gu he hi hr hu id it ja kn ko lt lv mk ml mr ne nl no pa pl pt ro
-    ru sk sl so sq sv sw ta te th tl tr uk ur vi zh-cn zh-tw""".split()
-)
+_CODES = """
+    af ar bg bn ca cs cy da de el en es et fa fi fr gu he hi hr hu id it ja kn ko lt lv mk ml mr ne nl no pa pl pt ro
+    ru sk sl so sq sv sw ta te th tl tr uk ur vi zh-cn zh-tw"""
+LANGUAGES = tuple(_CODES.split())
 
 _READ = 20_000  # characters; langdetect itself looks at 10,000
 _loading = threading.Lock()
@@ -25,7 +25,7 @@ _loading = threading.Lock()
 
 def detect(text: str) -> str | None:
     """The ISO 639-1 code (zh-cn, zh-tw) of the text's language, "unknown", or None where no letter tells it."""
-    from langdetect.lang_detect_exception import LangDetectException
+    from langdetect.lang_detect_exception import LangDetectException  # type: ignore[import-untyped]
 
     detector = _factory().create()
     detector.append(text[:_READ])
@@ -43,7 +43,7 @@ def _factory() -> Any:
 @lru_cache(maxsize=1)
 def _loaded() -> Any:
     try:
-        from langdetect import detector_factory
+        from langdetect import detector_factory  # type: ignore[import-untyped]
     except ImportError:
         raise InputError("Language checks need the package langdetect: pip install langdetect.") from None
     factory = detector_factory.DetectorFactory()  # one of our own: the package's is shared by the whole process
@@ -57,7 +57,7 @@ class LanguageOptions(TextOptions):
 
 
 class LanguageVerifier(TextVerifier[LanguageOptions, str]):
-    """The completion is in ``language`` (a code of `LANGUAGES`; a column or the option). Without letters it is in none."""
+    """The completion is in ``language`` (a code of `LANGUAGES`, as column or option). Without letters it is in none."""
 
     identity = "language@1"
     Options = LanguageOptions

@@ -12,23 +12,23 @@ For counting sentences as a reader does, see `rlaif.checks.count_sentences`: Pun
 import re
 
 # What Punkt's English model holds for an abbreviation, without the full stop. Newspaper English: "etc" is none.
-_ABBREVIATIONS = frozenset(
-    """adm ala ariz aug ave bros calif capt cie co col colo conn corp cos ct dec dr fla feb fri ft ga gen ill inc jan jr
+_ABBREVIATED = """
+    adm ala ariz aug ave bros calif capt cie co col colo conn corp cos ct dec dr fla feb fri ft ga gen ill inc jan jr
     kan ky lt ltd maj messrs mg mich minn mr mrs ms nev nov oct okla ore pa ph.d prof rep reps sen sep sept sr st
     sw tenn tues va vs vt wash wed wis yr ok
     a.c a.d a.m c.v d.c e.h e.l e.m h.w j.b j.c j.j j.k j.p j.r k.k l.a l.p m.d n.c n.d n.h n.j n.m n.v n.y p.m r.j s.a
-    s.c s.g s.p.a u.k u.n u.s u.s.a u.s.s.r w.va w.w""".split()
-)
+    s.c s.g s.p.a u.k u.n u.s u.s.a u.s.s.r w.va w.w"""
+_ABBREVIATIONS = frozenset(_ABBREVIATED.split())
 _LETTERS = frozenset("cdeghklmnprstvw")  # the letters among them; the others are initials only before a name
 # Words that are no names: written large after an abbreviation they begin a sentence.
-_COMMON = frozenset(
-    """a after all also although an and another any are as at be because before both but by can could despite did do
+_NO_NAMES = """
+    a after all also although an and another any are as at be because before both but by can could despite did do
     does during each even every few finally first for from had has have he her here his how however i if in indeed
     instead is it its just last later let like many may meanwhile more most much my nevertheless new next no nonetheless
     not nothing now of on once one only or other our over please several she should similarly since so some sometimes
     still such than thank that the their then there therefore these they this those though thus to today together under
-    until upon was we were what when where whether which while who why will with would yet you your""".split()
-)
+    until upon was we were what when where whether which while who why will with would yet you your"""
+_COMMON = frozenset(_NO_NAMES.split())
 _CLOSERS = "\"')]}"
 # A terminator counts where white space or one of these follows; a comma or a letter does not end anything.
 _END = re.compile(r"[.?!](?=[)\";}\]*:@'({\[!?]|$)")

@@ -14,9 +14,9 @@ name             a completion passes when
 
 A task's own column comes before the option of the same name, so one config serves rows that differ.
 
-Normalisation of ``exact`` and ``f1`` (SQuAD's, in this order): Unicode NFKC, invisible characters removed, small letters,
-ASCII punctuation removed, the articles "a", "an", "the" removed, white space folded. ``normalise: none`` compares the
-text itself, only without white space around it.
+Normalisation of ``exact`` and ``f1`` (SQuAD's, in this order): Unicode NFKC, invisible characters removed, small
+letters, ASCII punctuation removed, the articles "a", "an", "the" removed, white space folded. ``normalise: none``
+compares the text itself, only without white space around it.
 """
 
 import asyncio
@@ -54,7 +54,8 @@ GoalT = TypeVar("GoalT")
 class TextVerifier(Generic[OptionsT, GoalT]):
     """Base of verifiers that need nothing but the text: no process, no connection.
 
-    A subclass says what a task wants (`goal`, raising TaskError) and whether a text is that (`decide`); both are pure.
+    A subclass says what a task wants (`goal`) and whether a text is that (`decide`); both are pure, and raise TaskError
+    for a task that is wrong.
     """
 
     identity: str
@@ -72,16 +73,16 @@ class TextVerifier(Generic[OptionsT, GoalT]):
         self.goal(task)
 
     async def verify(self, completion: str, task: Task) -> Reward | Unverified:
-        try:
-            goal = self.goal(task)
-        except TaskError as error:
-            return Unverified(reason="task_error", detail=str(error))
         if (failed := unreadable(completion, self.options.max_characters)) is not None:
             return failed
         text = answer_of(completion) if self.options.drop_thinking else completion
-        if len(text) < _LONG:
-            return self.decide(text, goal)
-        return await asyncio.to_thread(self.decide, text, goal)
+        try:
+            goal = self.goal(task)
+            if len(text) < _LONG:
+                return self.decide(text, goal)
+            return await asyncio.to_thread(self.decide, text, goal)
+        except TaskError as error:
+            return Unverified(reason="task_error", detail=str(error))
 
     async def aclose(self) -> None:
         return None
@@ -100,7 +101,9 @@ def unreadable(completion: str, max_characters: int) -> Reward | None:
     """The reward of a completion that is too long to read, else None."""
     if len(completion) <= max_characters:
         return None
-    return Reward(value=0.0, reason="resource", detail=f"{len(completion):,} characters; at most {max_characters:,} count")
+    return Reward(
+        value=0.0, reason="resource", detail=f"{len(completion):,} characters; at most {max_characters:,} count"
+    )
 
 
 def answer_of(completion: str) -> str:
@@ -400,7 +403,9 @@ class RepetitionVerifier(TextVerifier[RepetitionOptions, None]):
         return passed(share <= self.options.max_share, f"{share:.0%} of its {self.options.n}-grams repeat")
 
 
-_UNSPACED = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\s\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+")
+_UNSPACED = re.compile(
+    r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\s\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+"
+)
 
 
 def repeated_share(text: str, n: int) -> float:

@@ -1,0 +1,110 @@
+"""Runs one query on a database of its own, in a process of its own. Started by sql.py; standard library only.
+
+Reads {"setup", "query", "seconds", "memory_mb", "max_rows", "max_bytes"} from standard input and writes a JSON object:
+{"rows": [[[type, value], ...], ...], "columns": n} or {"error": kind, "detail": text} with kind "setup", "query",
+"denied", "timeout" or "resource". It never sees what the answer should be.
+"""
+
+import json
+import re
+import resource
+import sqlite3
+import sys
+import time
+from typing import Any
+
+_MAX_VALUE = 4 << 20  # bytes of one text or blob, also inside an expression
+_DENIED = frozenset({"load_extension", "random", "randomblob", "fts3_tokenizer"})  # out of the box, or never the same
+_ALLOWED = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE})
+
+
+def main() -> None:
+    asked = json.load(sys.stdin)
+    megabytes = asked["memory_mb"] << 20
+    resource.setrlimit(resource.RLIMIT_AS, (megabytes, megabytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    try:
+        answer = _run(asked)
+    except MemoryError:
+        answer = {"error": "resource", "detail": "out of memory"}
+    sys.stdout.write(json.dumps(answer))
+
+
+def _run(asked: dict[str, Any]) -> dict[str, Any]:
+    database = sqlite3.connect(":memory:", isolation_level=None)
+    database.text_factory = lambda raw: raw.decode("utf-8", "replace")
+    try:
+        database.executescript(asked["setup"])
+    except (sqlite3.Error, sqlite3.Warning) as error:
+        return {"error": "setup", "detail": str(error)}
+    denied = _close_off(database, asked["seconds"])
+    try:
+        return _rows(database.execute(asked["query"]), asked["max_rows"], asked["max_bytes"])
+    except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
+        detail = str(error)
+        if denied:
+            return {"error": "denied", "detail": denied[0]}
+        if "interrupted" in detail:
+            return {"error": "timeout", "detail": detail}
+        if "too big" in detail or "out of memory" in detail:
+            return {"error": "resource", "detail": detail}
+        return {"error": "query", "detail": detail}
+
+
+def _close_off(database: sqlite3.Connection, seconds: float) -> list[str]:
+    """From here on only reading is possible. Returns the list that names what was refused."""
+    denied: list[str] = []
+
+    def authorize(action: int, first: str | None, second: str | None, *_: Any) -> int:
+        function = (second or "").lower() if action == sqlite3.SQLITE_FUNCTION else ""
+        if action in _ALLOWED and function not in _DENIED:
+            return sqlite3.SQLITE_OK
+        denied.append(function or _ACTIONS.get(action, f"action {action}"))
+        return sqlite3.SQLITE_DENY
+
+    database.execute("PRAGMA query_only = ON")
+    database.execute("PRAGMA trusted_schema = OFF")
+    database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE)
+    database.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, 100_000)
+    database.setlimit(sqlite3.SQLITE_LIMIT_EXPR_DEPTH, 200)
+    database.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+    deadline = time.monotonic() + seconds
+    database.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+    database.set_authorizer(authorize)
+    return denied
+
+
+def _rows(cursor: sqlite3.Cursor, max_rows: int, max_bytes: int) -> dict[str, Any]:
+    if cursor.description is None:
+        return {"error": "query", "detail": "the statement returns no table"}
+    rows, size = [], 0
+    for row in cursor:
+        rows.append([_tagged(value) for value in row])
+        size += sum(len(str(value)) for _, value in rows[-1]) + 8 * len(row)
+        if len(rows) > max_rows or size > max_bytes:
+            return {"error": "resource", "detail": f"more than {max_rows:,} rows or {max_bytes:,} bytes"}
+    return {"rows": rows, "columns": len(cursor.description)}
+
+
+def _tagged(value: Any) -> tuple[str, Any]:
+    if value is None:
+        return "null", ""
+    if isinstance(value, bytes):
+        return "blob", value.hex()
+    if isinstance(value, float):
+        return "real", value.hex()
+    return ("int", value) if isinstance(value, int) else ("text", value)
+
+
+# The name of an action's code, for the message: "ATTACH", "DELETE", "DROP_TABLE".
+_ACTIONS = {
+    getattr(sqlite3, name): name.removeprefix("SQLITE_")
+    for name in dir(sqlite3)
+    if re.match(
+        "SQLITE_(?:CREATE|DROP|ALTER|ATTACH|DETACH|INSERT|UPDATE|DELETE|PRAGMA|TRANSACTION|SAVEPOINT|REINDEX)", name
+    )
+}
+
+if __name__ == "__main__":
+    main()
