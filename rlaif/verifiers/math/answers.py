@@ -96,6 +96,4 @@ class Relation:
     sides: "tuple[Answer, ...]"
 
 
-Answer = (
-    Number | Expr | Quantity | Numeral | Choice | Text | Tuple | Interval | Set | Union | Matrix | Relation
-)
+Answer = Number | Expr | Quantity | Numeral | Choice | Text | Tuple | Interval | Set | Union | Matrix | Relation

@@ -166,9 +166,7 @@ def same_members(a: Iterable[Answer], b: Iterable[Answer], algebra: Algebra) -> 
 
 
 def matrices(a: Matrix, b: Matrix, algebra: Algebra) -> bool:
-    return len(a.rows) == len(b.rows) and all(
-        _all_equal(x, y, algebra) for x, y in zip(a.rows, b.rows, strict=True)
-    )
+    return len(a.rows) == len(b.rows) and all(_all_equal(x, y, algebra) for x, y in zip(a.rows, b.rows, strict=True))
 
 
 def vector(a: Matrix, b: Tuple, algebra: Algebra) -> bool:
@@ -199,7 +197,7 @@ def relations(a: Relation, b: Relation, algebra: Algebra) -> bool:
 
 
 def named_value(a: Relation, b: Any, algebra: Algebra) -> bool:
-    """"x = 5" is 5, and m \\in [1, 2] is [1, 2]. A chain (2 + 3 = 5) is what all its sides are: 1 = 2 is nothing."""
+    """ "x = 5" is 5, and m \\in [1, 2] is [1, 2]. A chain (2 + 3 = 5) is what all its sides are: 1 = 2 is nothing."""
     if any(operator != "=" for operator in a.operators) and a.operators != (r"\in",):
         return (region := interval_of(a)) is not None and isinstance(b, Interval | Tuple) and equal(region, b, algebra)
     values = a.sides[1:] if name_of(a.sides[0]) else a.sides
@@ -235,7 +233,10 @@ RULES: dict[tuple[type, type], Rule] = {
     (Matrix, Matrix): matrices,
     (Matrix, Tuple): vector,
     (Relation, Relation): relations,
-    **{(Relation, other): named_value for other in (Number, Expr, Quantity, Numeral, Tuple, Interval, Set, Union, Matrix, Text)},
+    **{
+        (Relation, other): named_value
+        for other in (Number, Expr, Quantity, Numeral, Tuple, Interval, Set, Union, Matrix, Text)
+    },
 }
 
 

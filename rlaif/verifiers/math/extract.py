@@ -4,7 +4,7 @@ Forms, tried in the order given; the first that is there decides, and no other i
 
 ========== ============================================================================================
 boxed      the last balanced ``\\boxed{...}`` (or ``\\fbox``); an empty one is an empty answer
-hash       what follows ``####``, as in GSM8K, if that can be read as an answer (a heading cannot)
+hash       what follows ``####``, as in GSM8K: on the last line, or if it is no heading but mathematics
 phrase     what follows "answer is", "answer:", or a line that begins "A:"
 bare       the whole completion, if it is a formula, a number or a letter and nothing else
 conclusion the value that the last sentence with a number in it states (below)
@@ -86,7 +86,11 @@ def boxed(text: str) -> list[str]:
         if token[0] in (r"\{", r"\}", "\\\\"):
             continue
         if token[0] == "}":
-            if open_braces and (begins := open_braces.pop()) >= 0 and not any(b >= 0 for b in open_braces[:DEEPEST_BOX]):
+            if (
+                open_braces
+                and (begins := open_braces.pop()) >= 0
+                and not any(b >= 0 for b in open_braces[:DEEPEST_BOX])
+            ):
                 found.append(text[begins : token.start()])
         else:
             open_braces.append(token.end() if token[0] != "{" else -1)
@@ -96,11 +100,11 @@ def boxed(text: str) -> list[str]:
 DEEPEST_BOX = 40  # braces around a box that are looked at for an outer box
 
 
-def _after_hashes(said: str, _: str) -> str | None:
-    for line in reversed(re.findall(r"####[ \t]*([^\n#]{1,300})", said)[-3:]):
-        if not isinstance(_parsed(line), Text | None):
-            return str(line)
-    return None
+def _after_hashes(said: str, question: str) -> str | None:
+    lines = re.findall(r"####[ \t]*([^\n#]{1,300})(?=\n|\Z)", said)[-3:]
+    if lines and said.rstrip().endswith(lines[-1].rstrip()):
+        return _answer_in(lines[-1], question)  # the last line is the answer, even if it is words
+    return next((str(line) for line in reversed(lines) if not isinstance(_parsed(line), Text | None)), None)
 
 
 _PHRASE = re.compile(
@@ -116,10 +120,14 @@ def _after_phrase(said: str, question: str) -> str | None:
         pass
     if found is None:
         return None
-    sentence = _SENTENCE_END.split(found[1].strip(), maxsplit=1)[0]
+    return _answer_in(_SENTENCE_END.split(found[1].strip(), maxsplit=1)[0], question)
+
+
+def _answer_in(sentence: str, question: str) -> str:
+    """The sentence itself if it is an answer, else the value that it states."""
     answer = _parsed(sentence)
     if answer is None or (isinstance(answer, Text) and re.search(r"\d", sentence) and len(sentence.split()) > 3):
-        return _stated(sentence, question)
+        return _stated(sentence, question) or ""
     return sentence
 
 
@@ -130,10 +138,14 @@ def _bare(said: str, _: str) -> str | None:
     if re.fullmatch(r"\$[^$]+\$|\$\$[^$]+\$\$|\\\(.+\\\)|\\\[.+\\\]", whole, re.DOTALL):
         return whole
     answer = _parsed(whole)
-    return whole if isinstance(answer, Number | Quantity | Choice | Expr | Relation) and len(whole.split()) < 12 else None
+    return (
+        whole if isinstance(answer, Number | Quantity | Choice | Expr | Relation) and len(whole.split()) < 12 else None
+    )
 
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])[*_\"')]{0,3}\s+(?=[A-Z\"'(\\$*])|\n+")
+_SENTENCE_END = re.compile(
+    r"(?<=[.!?])(?<!\bMrs\.)(?<!\bMr\.)(?<!\bMs\.)(?<!\bDr\.)(?<!\bSt\.)[*_\"')]{0,3}\s+(?=[A-Z\"'(\\$*])|\n+"
+)
 
 
 def _conclusion(said: str, question: str) -> str | None:
@@ -145,21 +157,23 @@ def _conclusion(said: str, question: str) -> str | None:
 
 _FORMULA = re.compile(r"(?<![\\\w])\$([^$\n]+)\$(?!\d)|\\\((.+?)\\\)|\\\[(.+?)\\\]")
 _NUMBER = re.compile(
-    r"(?<![\w^_\\.{/])(-|−)?(?:\\?\$|[€£¥₹])?\s?((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s?/\s?\d+)?)(\s?\\?%| (?:million|billion|trillion)\b)?(?![\w^{])"
+    r"(?<![\w^_\\.{/])([-−]\s?)?(?:\\?\$|[€£¥₹])?([-−])?((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s?/\s?\d+)?)"
+    r"(\s?\\?%| (?:million|billion|trillion)\b)?(?:[kmc]?[gm]|m[Ll]|L|lbs?|oz|ft|in|hrs?|h|s)?(?![\w^{])"
 )
 
 
 def _stated(sentence: str, question: str) -> str | None:
-    """The value a sentence states (see the header)."""
+    """The value a sentence states (see the header); None if it has none, "" if what it states is no value."""
+    sentence = re.sub(r"<<[^<>]*>>", "", sentence)  # GSM8K's calculator
     formulas = [next(filter(None, groups)) for groups in _FORMULA.findall(sentence)]
-    formulas = [f for f in formulas if not re.search(r"[A-Za-z]{3,} [A-Za-z]{2,}", f)]  # text between two prices
+    formulas = [f for f in formulas if not re.search(r"[A-Za-z]{3,} [A-Za-z]{2,}|=\s*$", f)]  # text between two prices
     if formulas and re.search(r"\d", formulas[-1]):
         return formulas[-1]
-    # What stands in brackets explains: "7 hours (420 minutes)".
-    plain = re.sub(r"\([^()]*\)", " ", sentence)
+    # What stands in brackets explains: "7 hours (420 minutes)"; so does what goes before: "Since 24 are in a box, ..."
+    plain = _LEAD.sub("", re.sub(r"\([^()]*\)", " ", sentence))
     _, equals, after = plain.rpartition("=")
     if equals and (numbers := _numbers(after)):
-        return numbers[0][0]
+        return numbers[0][0] if not _GOES_ON.match(after) else ""
     numbers = _numbers(plain) or _numbers(sentence)
     if not numbers:
         return None
@@ -168,14 +182,20 @@ def _stated(sentence: str, question: str) -> str | None:
     return new[0] if new else numbers[-1][0]
 
 
+_LEAD = re.compile(
+    r"^(?:(?:Therefore|So|Thus|Hence|Finally),? )?(?:Since|If|Because|As|When|After|since|if|because|as|when|after)\b[^,]*, "
+)
+_GOES_ON = re.compile(r"\s*-?\s*\$?[\d.,]+\s*[-+*/^]\s*[A-Za-z(]")  # "160 - y" is no value
+
+
 def _numbers(text: str) -> list[tuple[str, Fraction | str]]:
     found = []
     for m in _NUMBER.finditer(text):
-        # "30 - 5": that minus takes away, it is no sign
-        signed = m[1] and not re.search(r"[\w)]\s*$", text[: m.start()][-4:])
-        digits = m[2].replace(",", "").replace(" ", "")
+        # "30 - 5", "30-5": that minus takes away, it is no sign
+        minus = m[2] or (m[1] and not m[1].endswith(" ") and not re.search(r"[\d)%]\s*$", text[: m.start()][-4:]))
+        digits = m[3].replace(",", "").replace(" ", "")
         value: Fraction | str = digits if "/" in digits else Fraction(digits)
-        found.append((f"{'-' if signed else ''}{m[2]}{m[3] or ''}", value))
+        found.append((f"{'-' if minus else ''}{m[3]}{m[4] or ''}", value))
     return found
 
 

@@ -98,7 +98,8 @@ def _choice(text: str) -> Choice | None:
 
 
 _ENVIRONMENT = re.compile(
-    r"[\[(]?\s*\\begin\s*\{([pbBv]?matrix|smallmatrix|array)\}(?:\s*\{[lcr| ]*\})?(.*)\\end\s*\{\1\}\s*[\])]?", re.DOTALL
+    r"[\[(]?\s*\\begin\s*\{([pbBv]?matrix|smallmatrix|array)\}(?:\s*\{[lcr| ]*\})?(.*)\\end\s*\{\1\}\s*[\])]?",
+    re.DOTALL,
 )
 
 
@@ -112,7 +113,7 @@ def _matrix(text: str) -> Matrix | None:
 
 
 def _list(text: str) -> Answer | None:
-    """"1, 2", "1 and 2", "x = 1 or x = 2": a set. A comma before exactly three digits groups thousands."""
+    """ "1, 2", "1 and 2", "x = 1 or x = 2": a set. A comma before exactly three digits groups thousands."""
     text = _without_thousands(text)
     items = [item for item in _split(text, _COMMA)]
     if len(items) > 1 and not items[-1].strip():
@@ -144,7 +145,9 @@ def _plus_minus(text: str) -> Set | None:
     return Set(tuple(_read_item(text.replace(r"\pm", pm).replace(r"\mp", mp)) for pm, mp in signs))
 
 
-_OPERATORS = re.compile(r"=|<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z])|\\ne(?![A-Za-z])|\\in(?![A-Za-z])|\\approx|\\equiv|\\to(?![A-Za-z])|\\sim")
+_OPERATORS = re.compile(
+    r"=|<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z])|\\ne(?![A-Za-z])|\\in(?![A-Za-z])|\\approx|\\equiv|\\to(?![A-Za-z])|\\sim"
+)
 
 
 def _relation(text: str) -> Relation | None:
@@ -163,7 +166,15 @@ def _relation(text: str) -> Relation | None:
 
 
 def _bracketed(text: str) -> Answer | None:
-    for left, right in (("(", ")"), ("[", "]"), ("(", "]"), ("[", ")"), (r"\{", r"\}"), (r"\langle", r"\rangle"), ("{", "}")):
+    for left, right in (
+        ("(", ")"),
+        ("[", "]"),
+        ("(", "]"),
+        ("[", ")"),
+        (r"\{", r"\}"),
+        (r"\langle", r"\rangle"),
+        ("{", "}"),
+    ):
         if text.startswith(left) and text.endswith(right) and _closing(text, len(left) - 1, left) == len(text) - 1:
             return _inside(left[-1] if left in "([" else left, right[-1], text[len(left) : len(text) - len(right)])
     return None
@@ -205,7 +216,7 @@ def _numeral(text: str) -> Numeral | None:
 
 _MEASURED = re.compile(
     r"(?P<amount>.*?[\d)}.]|.*?(?=\\text))"  # an amount ends in a digit or a bracket, or before \text
-    r"\s*(?:(?P<percent>%)|\\text\{\s*(?P<text>[^{}]*)\}|\s\((?P<paren>[A-Za-z][^()\d]*)\)|(?P<word>(?<![A-Za-z\\])[A-Za-z][A-Za-z .'/-]*))"
+    r"\s*(?:(?P<percent>%)|\\text\{\s*(?P<text>[^{}]*)\}|\s\(\s*(?P<paren>[A-Za-z][^()\d]*)\)|(?P<word>(?<![A-Za-z\\])[A-Za-z][A-Za-z .'/-]*))"
     r"\s*(?:\^\s*\{?\s*(?P<power>[23])\s*\}?)?"
 )
 
@@ -300,7 +311,9 @@ def _check_size(text: str) -> None:
             raise TooComplex("a tower of powers")
     if re.search(r"!\s*[)}]*\s*!", text) or re.search(r"\d{5,}\s*[)}]*\s*!|\^\s*\{?\s*\d+\s*\}?\s*\)\s*!", text):
         raise TooComplex("a factorial too large to write")
-    if re.search(r"\\(?:sum|prod|int|binom|lim|gcd)", text) and re.search(r"\d{7,}|10\s*\^\s*\{?\s*(?:[7-9]|\d\d)", text):
+    if re.search(r"\\(?:sum|prod|int|binom|lim|gcd)", text) and re.search(
+        r"\d{7,}|10\s*\^\s*\{?\s*(?:[7-9]|\d\d)", text
+    ):
         raise TooComplex("a sum, product or integral over too much")
     if re.search(r"\^\s*\{?\s*-?\d{6,}|\d{400,}", text):
         raise TooComplex("a number too large to write")
