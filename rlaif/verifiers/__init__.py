@@ -17,6 +17,19 @@ VERIFIERS = {
     "math": "rlaif.verifiers.math:MathVerifier",
     "code": "rlaif.verifiers.code:CodeVerifier",
     "instructions": "rlaif.verifiers.instructions:InstructionsVerifier",
+    "json_schema": "rlaif.verifiers.schema:JsonSchemaVerifier",
+    "regex": "rlaif.verifiers.text:RegexVerifier",
+    "choice": "rlaif.verifiers.text:ChoiceVerifier",
+    "exact": "rlaif.verifiers.text:ExactVerifier",
+    "f1": "rlaif.verifiers.text:F1Verifier",
+    "length": "rlaif.verifiers.text:LengthVerifier",
+    "repetition": "rlaif.verifiers.text:RepetitionVerifier",
+    "citations": "rlaif.verifiers.text:CitationsVerifier",
+    "language": "rlaif.verifiers.language:LanguageVerifier",
+    "refusal": "rlaif.verifiers.refusal:RefusalVerifier",
+    "sql": "rlaif.verifiers.sql:SqlVerifier",
+    "reasoning_gym": "rlaif.verifiers.reasoning_gym:ReasoningGymVerifier",
+    "judge": "rlaif.verifiers.judged:JudgeVerifier",
 }
 
 
