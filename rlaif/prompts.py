@@ -69,6 +69,12 @@ def read_samples(source: str) -> Iterator[tuple[Prompt, tuple[str, ...]]]:
         yield _prompt(where, row), texts
 
 
+def read_rows(source: str) -> Iterator[tuple[str, Prompt]]:
+    """Every row, repeats too: where it stands, and its prompt with the other columns as metadata."""
+    for where, row in _rows(source):
+        yield where, _prompt(where, row)
+
+
 def _texts(where: str, row: dict[str, Any]) -> tuple[str, ...]:
     texts = row.pop("completions", None)
     if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):

@@ -1,14 +1,12 @@
 """rlaif judge: check, stats."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
-
-if TYPE_CHECKING:
-    from rlaif.judging.agreement import VerdictFigures
 
 
 @click.group()
@@ -20,6 +18,84 @@ def judge() -> None:
       rlaif judge check --judge local:smollm2 --data labelled.jsonl --limit 50
       rlaif judge stats verdicts.jsonl
     """
+
+
+@judge.command()
+@click.option("--judge", "model", required=True, metavar="MODEL", help="The judge, such as local:smollm2.")
+@click.option(
+    "--data", required=True, metavar="FILE", help="Labelled pairs: prompt and chosen, rejected or a, b, label."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="The card's folder (default: runs/judge-NAME).")
+@click.option("--constitution", metavar="NAME", help="Ask about its principles, not which response is better.")
+@click.option("--labels", type=click.Choice(["auto", "logprob", "text", "json"]), default="auto", show_default=True)
+@click.option("--rationale", is_flag=True, help="Ask for reasons before the verdict.")
+@click.option("--ties", is_flag=True, help="Offer a tie as an answer.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any other key, as in judge.max_tokens=256."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first that many pairs.")
+@click.option(
+    "--injections",
+    type=click.Choice(["own", "all", "none"]),
+    default="own",
+    show_default=True,
+    help="Try the injection set as verdicts are read here, in every way one can be read, or not at all.",
+)
+@click.option("--min-kappa", type=float, metavar="K", help="Exit with 3 where Cohen's kappa is less.")
+@click.option("--max-cost", type=float, metavar="USD", help="Stop before a request could pass this.")
+@click.option("--fresh", is_flag=True, help="Forget what the folder holds and pay again.")
+@click.option("--json", "as_json", is_flag=True, help="Print the card as JSON.")
+def check(
+    model: str,
+    data: str,
+    out: Path | None,
+    constitution: str | None,
+    labels: str,
+    rationale: bool,
+    ties: bool,
+    overrides: tuple[str, ...],
+    limit: int | None,
+    injections: str,
+    min_kappa: float | None,
+    max_cost: float | None,
+    fresh: bool,
+    as_json: bool,
+) -> None:
+    """The judge card: ask MODEL about labelled pairs, in both orders, and count everything it does.
+
+    Agreement with the labels, consistency, position and other preferences, calibration, cost, and what hostile text can
+    do to it, in OUT/card.json and OUT/card.html. Running it again goes on and pays nothing twice.
+
+    \b
+    Example:
+      rlaif judge check --judge local:smollm2 --data labelled.jsonl --limit 50
+      rlaif judge check --judge openai:gpt-4.1-mini --data labelled.jsonl --max-cost 2 --min-kappa 0.4
+    """
+    from rlaif.cli.progress import progress
+    from rlaif.config.base import Document, apply_overrides, validate
+    from rlaif.judging.card import PAGE, CheckConfig
+    from rlaif.judging.card import check as run
+    from rlaif.judging.robustness import MODES
+
+    settings: dict[str, Any] = {
+        "data": data,
+        "out": str(out or Path("runs") / ("judge-" + re.sub(r"[^A-Za-z0-9.]+", "-", model).strip("-"))),
+        "judge": {"models": [{"model": model}], "labels": labels, "rationale": rationale, "ties": ties},
+        "constitution": constitution,
+        "modes": {"own": None, "all": list(MODES), "none": []}[injections],
+        "max_cost": max_cost,
+    }
+    document = Document("command", settings, {})
+    apply_overrides(document, overrides)
+    config = validate(CheckConfig, document)
+    with progress("pairs") as update:
+        card = run(config, limit=limit, fresh=fresh, min_kappa=min_kappa, progress=update)
+    if as_json:
+        click.echo(json.dumps(card.report, indent=2, ensure_ascii=False))
+        return
+    tell_figures(card.report)
+    tell_rest(card.report)
+    click.echo(f"{card.out}/{PAGE}, {card.out}/verdicts.jsonl")
 
 
 @judge.command()
@@ -42,7 +118,7 @@ def stats(verdicts: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(figures.report(), indent=2))
     else:
-        tell_figures(figures)
+        tell_figures(figures.report())
 
 
 # What a reader is told of a figure, in this order.
@@ -62,16 +138,32 @@ _MEANING: Mapping[str, str] = {
 }
 
 
-def tell_figures(figures: "VerdictFigures") -> None:
-    """Print the figures as a table."""
+def tell_figures(report: Mapping[str, Any]) -> None:
+    """Print the figures of a report as a table."""
     from rlaif.cli.cost import table
 
-    click.echo(f"{figures.pairs:,} pairs, {figures.looks:,} verdicts")
-    rows = []
-    for name, meaning in _MEANING.items():
-        value, low, high = figures.estimates[name]
-        rows.append((name, meaning, number(value), number(low), number(high)))
+    click.echo(f"{report['pairs']:,} pairs, {report['looks']:,} verdicts")
+    ends = ("", "_low", "_high")
+    rows = [(name, what, *(number(report[name + end]) for end in ends)) for name, what in _MEANING.items()]
     table(("figure", "what it is", "value", "low", "high"), rows, left=2)
+
+
+def tell_rest(card: Mapping[str, Any]) -> None:
+    """Print what else a card holds, a line each."""
+    for name, rate in card["bias"].items():
+        if name.endswith("_bias") and rate["value"] is not None:
+            click.echo(f"{name}: {rate['value']:+.3f} ({number(rate['low'])} to {number(rate['high'])})")
+    ece = card["calibration"]["ece_averaged"]
+    if ece["value"] is not None:
+        click.echo(f"expected calibration error, orders averaged: {number(ece['value'])}")
+    for mode, m in (card["robustness"] or {}).get("modes", {}).items():
+        click.echo(
+            f"hostile text, verdict from {mode}: {number(m['flip_rate'])} of {m['looks']} looks flip"
+            f" (control texts: {number(m['control']['flip_rate'])})"
+        )
+    if card["usd_per_1000"] is not None or card["seconds_per_1000"] is not None:
+        usd, seconds = number(card["usd_per_1000"]), number(card["seconds_per_1000"])
+        click.echo(f"for 1,000 pairs: {usd} USD, {seconds} seconds")
 
 
 def number(value: float | None) -> str:
