@@ -47,9 +47,9 @@ _LIBRARIES = ("math-verify", "latex2sympy2_extended", "sympy", "antlr4-python3-r
 class MathVerifier:
     """1.0 where the completion's final answer equals ``reference``, else 0.0 with the reason.
 
-    A task has ``reference`` (a bare answer, a boxed one, LaTeX, or a GSM8K solution that ends in "#### 20") and may have
-    ``prompt``: the question, which tells a restated question from an answer. ``versions``: of the libraries a verdict
-    may depend on.
+    A task has ``reference`` (a bare answer, a boxed one, LaTeX, or a GSM8K solution that ends in "#### 20") and may
+    have ``prompt``: the question, which tells a restated question from an answer. ``versions``: of the libraries a
+    verdict may depend on.
     """
 
     identity = "math@1"
@@ -100,7 +100,7 @@ class MathVerifier:
         found = extract(completion, self.options.answer_forms, question or "")
         if found is None:
             return Reward(value=0.0, reason="unparseable", detail="no answer found")
-        flags = ("several_boxes",) if found.rivals else ()
+        flags: tuple[str, ...] = ("several_boxes",) if found.rivals else ()
         if found.rivals and self.options.several_boxes == "reject":
             return _zero("wrong", f"several boxed answers: {found.rivals[0]!r} and {found.text!r}", flags)
         try:

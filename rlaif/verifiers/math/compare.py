@@ -31,7 +31,7 @@ from rlaif.verifiers.math.answers import (
     Tuple,
     Union,
 )
-from rlaif.verifiers.math.parse import interval_of, name_of
+from rlaif.verifiers.math.parse import INFINITE, interval_of, name_of
 from rlaif.verifiers.math.units import same_noun, worth
 
 SIGNIFICANT = 6  # digits a decimal must show to stand for what it approximates
@@ -58,8 +58,8 @@ class Exactly:
     """What can be said without computer algebra."""
 
     def same(self, a: Leaf, b: Leaf) -> bool:
-        if a == b:
-            return True
+        if a == b or a in INFINITE or b in INFINITE:
+            return a == b
         raise Undecided
 
     def same_equation(self, a: tuple[Leaf, Leaf], b: tuple[Leaf, Leaf]) -> bool:
@@ -185,9 +185,9 @@ def relations(a: Relation, b: Relation, algebra: Algebra) -> bool:
         return False
     names = (name_of(a.sides[0]), name_of(b.sides[0]))
     if len(a.operators) == 1 and None not in names and None is name_of(a.sides[1]) is name_of(b.sides[1]):
-        if names[0] == names[1] and _all_equal(a.sides[1:], b.sides[1:], algebra):
-            return True
-        if names[0] != names[1] and isinstance(a.sides[1], Number) and isinstance(b.sides[1], Number):
+        if names[0] == names[1]:
+            return equal(a.sides[1], b.sides[1], algebra)
+        if isinstance(a.sides[1], Number) and isinstance(b.sides[1], Number):
             return False
     elif _all_equal(a.sides, b.sides, Plainly()):
         return True
@@ -268,5 +268,6 @@ def _variable(relation: Relation) -> str | None:
 
 def _leaf_pair(relation: Relation) -> tuple[Leaf, Leaf]:
     left, right = (Expr(s.letter) if isinstance(s, Choice) else s for s in relation.sides)
-    assert isinstance(left, Number | Expr) and isinstance(right, Number | Expr)
+    assert isinstance(left, Number | Expr)
+    assert isinstance(right, Number | Expr)
     return left, right

@@ -105,7 +105,7 @@ class _Reader:
         size = max(base.numerator.bit_length(), base.denominator.bit_length())
         if exponent.denominator != 1:
             return _root(base, exponent)
-        if size > 1 and size * abs(exponent) > _BUDGET - self.bits or abs(exponent) > 10**9:
+        if (size > 1 and size * abs(exponent) > _BUDGET - self.bits) or abs(exponent) > 10**9:
             raise NotExact
         if base == 0 and exponent <= 0:
             raise NotExact

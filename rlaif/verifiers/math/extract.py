@@ -18,6 +18,7 @@ the first number that the question does not mention already ("Kylar pays $64 for
 """
 
 import re
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -54,7 +55,7 @@ def extract(completion: str, forms: Sequence[Form] = FORMS, question: str = "") 
 
 
 def outside_thinking(completion: str) -> str:
-    """Without ``<think>`` ... ``</think>``, nested or unclosed; a closing tag alone ends thinking begun in the prompt."""
+    """Without ``<think>`` ... ``</think>``, nested or unclosed; a closing tag alone ends what the prompt began."""
     if "think>" not in completion:
         return completion
     kept, depth, start = [], 0, 0
@@ -108,19 +109,19 @@ def _after_hashes(said: str, question: str) -> str | None:
 
 
 _PHRASE = re.compile(
-    r"(?:^[ \t>*_#-]{0,8}A:|\b(?:final |correct |right )?answer\b(?:[ \t]+to[^.:\n]{0,80})?[*_]{0,2}[ \t]*(?:is|are|=|:|would be|will be|must be)(?!\w))"
+    r"(?:^[ \t>*_#-]{0,8}A:"
+    r"|\b(?:final |correct |right )?answer\b(?:[ \t]+to[^.:\n]{0,80})?[*_]{0,2}[ \t]*"
+    r"(?:is|are|=|:|would be|will be|must be)(?!\w))"
     r"[ \t:*_]*\n?([^\n]{1,600})",
     re.IGNORECASE | re.MULTILINE,
 )
 
 
 def _after_phrase(said: str, question: str) -> str | None:
-    found = None
-    for found in _PHRASE.finditer(said):
-        pass
-    if found is None:
+    found = deque(_PHRASE.finditer(said), maxlen=1)
+    if not found:
         return None
-    return _answer_in(_SENTENCE_END.split(found[1].strip(), maxsplit=1)[0], question)
+    return _answer_in(_SENTENCE_END.split(found[0][1].strip(), maxsplit=1)[0], question)
 
 
 def _answer_in(sentence: str, question: str) -> str:
@@ -168,7 +169,7 @@ def _stated(sentence: str, question: str) -> str | None:
     formulas = [next(filter(None, groups)) for groups in _FORMULA.findall(sentence)]
     formulas = [f for f in formulas if not re.search(r"[A-Za-z]{3,} [A-Za-z]{2,}|=\s*$", f)]  # text between two prices
     if formulas and re.search(r"\d", formulas[-1]):
-        return formulas[-1]
+        return str(formulas[-1])
     # What stands in brackets explains: "7 hours (420 minutes)"; so does what goes before: "Since 24 are in a box, ..."
     plain = _LEAD.sub("", re.sub(r"\([^()]*\)", " ", sentence))
     _, equals, after = plain.rpartition("=")
@@ -183,7 +184,7 @@ def _stated(sentence: str, question: str) -> str | None:
 
 
 _LEAD = re.compile(
-    r"^(?:(?:Therefore|So|Thus|Hence|Finally),? )?(?:Since|If|Because|As|When|After|since|if|because|as|when|after)\b[^,]*, "
+    r"^(?:(?:therefore|so|thus|hence|finally),? )?(?:since|if|because|as|when|after)\b[^,]*, ", re.IGNORECASE
 )
 _GOES_ON = re.compile(r"\s*-?\s*\$?[\d.,]+\s*[-+*/^]\s*[A-Za-z(]")  # "160 - y" is no value
 

@@ -9,15 +9,16 @@ import unicodedata
 from rlaif.verifiers.math.units import CURRENCY
 
 _SIGNS = {
-    "−": "-", "﹣": "-", "－": "-", "×": r"\times ", "✕": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ",
-    "÷": "/", "∕": "/", "⁄": "/", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ",
-    "≠": r"\ne ", "≈": r"\approx ", "∈": r"\in ", "∪": r"\cup ", "∩": r"\cap ", "±": r"\pm ", "∓": r"\mp ", "∅": r"\emptyset ",
-    "°": r"\text{degree}", "∑": r"\sum ", "∏": r"\prod ", "∫": r"\int ", "…": r"\ldots ", "⋯": r"\ldots ", "′": "'",
-    "’": "'", "‘": "'", "“": '"', "”": '"', "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "θ": r"\theta ",
-    "λ": r"\lambda ", "μ": r"\mu ", "φ": r"\phi ", "ω": r"\omega ", "℃": r"\text{degree}", "％": "%", "，": ", ", "、": ", ",
-    "＄": "$", "⟨": r"\langle ", "⟩": r"\rangle ",
+    "−": "-", "﹣": "-", "×": r"\times ", "✕": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/",
+    "∕": "/", "⁄": "/", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ",
+    "≠": r"\ne ", "≈": r"\approx ", "∈": r"\in ", "∪": r"\cup ", "∩": r"\cap ", "±": r"\pm ", "∓": r"\mp ",
+    "∅": r"\emptyset ", "°": r"\text{degree}", "℃": r"\text{degree}", "∑": r"\sum ", "∏": r"\prod ", "∫": r"\int ",
+    "…": r"\ldots ", "⋯": r"\ldots ", "′": "'", "’": "'", "‘": "'", "“": '"', "”": '"', "，": ", ", "、": ", ",
+    "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "θ": r"\theta ", "λ": r"\lambda ", "μ": r"\mu ", "φ": r"\phi ",
+    "ω": r"\omega ", "⟨": r"\langle ", "⟩": r"\rangle ",
 }  # fmt: skip
-_SIGNS |= {c: "" for c in "\u200b\u200c\u200d\u2060\ufeff\u00ad\u200e\u200f\u2061\u2062\u2063"}  # seen by nobody
+_UNSEEN = "\u200b\u200c\u200d\u2060\ufeff\u00ad\u200e\u200f\u2061\u2062\u2063"
+_SIGNS |= dict.fromkeys(_UNSEEN, "")
 _TABLE = str.maketrans(_SIGNS)
 _RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ"
 _LOWERED = "₀₁₂₃₄₅₆₇₈₉₊₋₍₎"
@@ -43,6 +44,10 @@ def _root(inner: str) -> str:
 
 _ONE = r"\d|[A-Za-z]|\\pi(?![A-Za-z])"  # what is an argument without braces
 
+_FONTS = r"mathrm|mathbf|mathit|mathsf|mathtt|boldsymbol|bm|operatorname\*?"
+_WORDS = r"textbf|textit|textrm|textnormal|texttt|mbox|hbox|emph"
+_FUNCTIONS = "sin|cos|tan|cot|sec|csc|ln|log|exp|arcsin|arccos|arctan"
+
 _REWRITES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in [
@@ -50,8 +55,8 @@ _REWRITES = [
         (r"\\(?:left|right)\s*\.", ""),
         (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|nolimits|hfill|boldmath)(?![A-Za-z])", ""),
         (r"(?<=\d)(?:\\,|\\!|\{,\}|,\\!|\{,\\!\})(?=\d{3}(?!\d))", ""),
-        (r"\\!|\\(?:rm|bf|it)(?![A-Za-z])", ""),
-        (r"\\[,;:> ]|\\q?quad(?![A-Za-z])|~|\s+", " "),
+        (r"(?<!\\)\\!|\\(?:rm|bf|it)(?![A-Za-z])", ""),
+        (r"(?<!\\)\\[,;:> ]|\\q?quad(?![A-Za-z])|~|\s+", " "),
         # one name for one thing
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\\(?:leqslant|leqq?|le)(?![A-Za-z])|<=", r"\\le "),
@@ -64,9 +69,9 @@ _REWRITES = [
         (r"\\(?:varnothing)(?![A-Za-z])", r"\\emptyset "),
         (r"\\(?:cdots|dots|dotsc|dotsb|ldots)(?![A-Za-z])|\.\.\.+", r"\\ldots "),
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])|\\text\{\s*°\s*\}", r"\\text{degree}"),
-        (r"\\(?:mathrm|mathbf|mathit|mathsf|mathtt|boldsymbol|bm|operatorname\*?)\s*\{\s*([A-Za-z0-9.]|\\[A-Za-z]+)\s*\}", r"\1 "),
-        (r"\\(?:mathrm|mathbf|mathit|operatorname\*?)\s*\{\s*(sin|cos|tan|cot|sec|csc|ln|log|exp|arcsin|arccos|arctan)\s*\}", r"\\\1 "),
-        (r"\\(?:textbf|textit|textrm|textnormal|texttt|mbox|hbox|emph|mathrm|mathbf|mathit|mathsf|operatorname\*?)\s*\{", r"\\text{"),
+        (rf"\\(?:{_FONTS})\s*\{{\s*([A-Za-z0-9.]|\\[A-Za-z]+)\s*\}}", r"\1 "),
+        (rf"\\(?:{_FONTS})\s*\{{\s*({_FUNCTIONS})\s*\}}", r"\\\1 "),
+        (rf"\\(?:{_WORDS}|{_FONTS})\s*\{{", r"\\text{"),
         (r"\\text\{\s*(and|or)\s*\}", r" \1 "),
         (r"\\text\{\s*([A-Z]|\d[\d.]*|,)\s*\}", r" \1 "),
         (r"\\%", "%"),
@@ -82,7 +87,7 @@ _REWRITES = [
         (r"\\?sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"(?<![A-Za-z\\])(pi|infty)(?![A-Za-z])", r"\\\1 "),
         (r"(?<![A-Za-z\\])(?:infinity|oo)(?![A-Za-z])", r"\\infty "),
-        (r"(?<![A-Za-z\\])(sin|cos|tan|cot|sec|csc|ln|log|exp|arcsin|arccos|arctan)(?=\s*[\d(\\^{]| [a-z](?![a-z]))", r"\\\1 "),
+        (rf"(?<![A-Za-z\\])({_FUNCTIONS})(?=\s*[\d(\\^{{]| [a-z](?![a-z]))", r"\\\1 "),
     ]
 ]  # fmt: skip
 _MONEY = re.compile(r"\\\$|[€£¥₹]")

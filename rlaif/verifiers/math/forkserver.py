@@ -107,7 +107,7 @@ def _become_worker(control: socket.socket, descriptor: int) -> NoReturn:
 def _answer_questions(descriptor: int) -> None:
     from rlaif.verifiers.math.algebra import Sympy
 
-    with open(descriptor, "rb", buffering=1 << 16) as questions, open(descriptor, "wb", 0, closefd=False) as replies:  # noqa: PTH123
+    with open(descriptor, "rb", buffering=1 << 16) as questions, open(descriptor, "wb", 0, closefd=False) as replies:
 
         def reply(message: dict[str, Any]) -> None:
             replies.write(json.dumps(message).encode() + b"\n")

@@ -33,6 +33,8 @@ LONGEST = 2_000  # characters of an answer
 DEEPEST = 40  # brackets within brackets
 MOST_ITEMS = 200  # of a list, set or matrix
 
+INFINITE = (Expr(r"\infty"), Expr(r"-\infty"))
+
 
 class Unreadable(Exception):
     """There is no answer in the text."""
@@ -115,7 +117,7 @@ def _matrix(text: str) -> Matrix | None:
 def _list(text: str) -> Answer | None:
     """ "1, 2", "1 and 2", "x = 1 or x = 2": a set. A comma before exactly three digits groups thousands."""
     text = _without_thousands(text)
-    items = [item for item in _split(text, _COMMA)]
+    items = list(_split(text, _COMMA))
     if len(items) > 1 and not items[-1].strip():
         items.pop()
     if len(items) == 1 or len(items) > MOST_ITEMS:
@@ -196,7 +198,7 @@ def _inside(left: str, right: str, content: str) -> Answer | None:
         return _read(items[0]) if left + right in ("()", r"\langle>") else None
     answers = tuple(_read_item(item) for item in items)
     brackets = left + right if left in "([" else "()"
-    if len(answers) == 2 and (brackets != "()" or any(_is_infinite(a) for a in answers)):
+    if len(answers) == 2 and (brackets != "()" or any(a in INFINITE for a in answers)):
         return Interval(brackets, *answers)
     return Tuple(brackets, answers) if brackets in ("()", "[]") else None
 
@@ -216,7 +218,8 @@ def _numeral(text: str) -> Numeral | None:
 
 _MEASURED = re.compile(
     r"(?P<amount>.*?[\d)}.]|.*?(?=\\text))"  # an amount ends in a digit or a bracket, or before \text
-    r"\s*(?:(?P<percent>%)|\\text\{\s*(?P<text>[^{}]*)\}|\s\(\s*(?P<paren>[A-Za-z][^()\d]*)\)|(?P<word>(?<![A-Za-z\\])[A-Za-z][A-Za-z .'/-]*))"
+    r"\s*(?:(?P<percent>%)|\\text\{\s*(?P<text>[^{}]*)\}|\s\(\s*(?P<paren>[A-Za-z][^()\d]*)\)"
+    r"|(?P<word>(?<![A-Za-z\\])[A-Za-z][A-Za-z .'/-]*))"
     r"\s*(?:\^\s*\{?\s*(?P<power>[23])\s*\}?)?"
 )
 
@@ -245,7 +248,7 @@ def _quantity(text: str) -> Answer | None:
 
 
 def _may_be_unit(amount: str, text: str, words: str) -> bool:
-    """Bare letters after a number are a unit if they are a known one, or words apart from it; "3x" and "2 pi" are not."""
+    """Bare letters after a number are a unit if they are a known one, or words apart from it; "3x" is not."""
     if not re.search(r"[\d)}.]$", amount):
         return False
     first = words.split()[0].strip(".")
@@ -282,7 +285,10 @@ def _number(text: str) -> Number | None:
     return Number(value, len(digits), Fraction(10) ** (int(decimal[3] or 0) - len(decimal[2])))
 
 
-_FUNCTIONS = frozenset("sin cos tan cot sec csc ln log exp arcsin arccos arctan sinh cosh tanh max min gcd lcm".split())
+_FUNCTIONS = frozenset(
+    {"sin", "cos", "tan", "cot", "sec", "csc", "ln", "log", "exp", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh"}
+    | {"max", "min", "gcd", "lcm"}
+)
 
 
 def _expression(text: str) -> Expr | None:
@@ -290,10 +296,17 @@ def _expression(text: str) -> Expr | None:
     if r"\text" in text or r"\ldots" in text:
         return None
     words = [w for w in re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", text) if w not in _FUNCTIONS]
-    if len(words) > 1 or any(len(word) > 3 for word in words) or re.search(r"[\"'?;:@#&\x00-\x1f]|[^\x00-\x7f]", text):
+    if len(words) > 1 or any(len(word) > 3 for word in words) or _WORD.fullmatch(text):
+        return None
+    if re.search(r"[\"'?;:@#&\x00-\x1f]|[^\x00-\x7f]|(?<![_^\d.])\d[\d.]*\s+\d", text):
         return None
     _check_size(text)
     return Expr(re.sub(r"(?<=\\)([A-Za-z]+)\s+(?![A-Za-z])", r"\1", re.sub(r"\s+", " ", text)).strip())
+
+
+_WORD = re.compile(
+    r"no|on|off|up|in|out|(?=.{3})(?=.*[aeiouAEIOU])[A-Za-z][a-z]+"
+)  # "ab" is a times b; "yes" is no product
 
 
 def _check_size(text: str) -> None:
@@ -324,7 +337,6 @@ def _check_size(text: str) -> None:
 
 def interval_of(relation: Relation) -> Interval | None:
     """The interval an inequality in one name says: "x > 2", "1 < x \\le 2"; None for other relations."""
-    infinity = Expr(r"\infty")
     below = {"<": "(", r"\le": "["}
     above = {">": "(", r"\ge": "["}
     sides, operators = relation.sides, relation.operators
@@ -342,8 +354,8 @@ def interval_of(relation: Relation) -> Interval | None:
     if name_of(sides[0]) is None or name_of(sides[1]) is not None:
         return None
     if operator in above:
-        return Interval(above[operator] + ")", sides[1], infinity)
-    return Interval("(" + {"(": ")", "[": "]"}[below[operator]], Expr(r"-\infty"), sides[1])
+        return Interval(above[operator] + ")", sides[1], INFINITE[0])
+    return Interval("(" + {"(": ")", "[": "]"}[below[operator]], INFINITE[1], sides[1])
 
 
 _NAME = re.compile(r"\\?[A-Za-z]+'*(?:\s*_\s*(?:\{[^{}]*\}|\w))?(?:\s*\(\s*[A-Za-z](?:\s*,\s*[A-Za-z])*\s*\))?")
@@ -359,10 +371,6 @@ def name_of(answer: Answer) -> str | None:
         case Expr(latex) if _NAME.fullmatch(latex) and latex not in (r"\infty", r"\pi", r"\emptyset", "e", "i"):
             return latex
     return None
-
-
-def _is_infinite(answer: Answer) -> bool:
-    return isinstance(answer, Expr) and answer.latex.lstrip("+-") == r"\infty"
 
 
 def _read_item(text: str) -> Answer:
@@ -402,7 +410,7 @@ def _at_top(text: str, pattern: re.Pattern[str]) -> Iterator[tuple[int, int, str
 
 def _split(text: str, pattern: re.Pattern[str]) -> Iterator[str]:
     start = 0
-    parts = []
+    parts: list[str] = []
     for at, end, separator in _at_top(text, pattern):
         # "1, and 2" is one separation
         if not (separator in ("and", "or") and parts and not text[start:at].strip()):

@@ -85,6 +85,6 @@ def worth(unit: str) -> tuple[str, Fraction] | None:
 
 
 def same_noun(a: str, b: str) -> bool:
-    """Whether two counted nouns may be the same thing: all words of one are among the other's ("red apple", "apple")."""
+    """Whether two counted nouns may be one thing: all words of one are among the other's ("red apple", "apple")."""
     left, right = set(a.split()), set(b.split())
     return left <= right or right <= left
