@@ -108,8 +108,8 @@ def unreadable(completion: str, max_characters: int) -> Reward | None:
 
 def answer_of(completion: str) -> str:
     """What follows the last ``</think>``; nothing if ``<think>`` is never closed."""
-    _, closed, answer = completion.rpartition("</think>")
-    return "" if "<think>" in answer else answer if closed or answer else completion
+    answer = completion.rpartition("</think>")[2]
+    return "" if "<think>" in answer else answer
 
 
 @lru_cache(maxsize=64)
