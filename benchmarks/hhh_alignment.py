@@ -75,7 +75,7 @@ async def main() -> None:
         client = open_client(config.models[0], ledger=ledger, stage="judge")
         judge = PairwiseJudge(client, config, await resolve_labels(client, config))
         if arguments.plain:
-            judge.offered = Labels("A", "B")
+            judge.labels_for = lambda shown: Labels("A", "B")  # type: ignore[method-assign]
         for start in range(0, len(rows), BATCH):
             judged += await asyncio.gather(*(judge.judge(c, [PRINCIPLE], 0) for c, _, _ in rows[start : start + BATCH]))
             print(f"{len(judged)}/{len(rows)}", file=sys.stderr)
@@ -91,7 +91,7 @@ async def main() -> None:
         other.append(agreement(ps["ba"], comparison, chosen))
         both.append(agreement((ps["ab"] + ps["ba"]) / 2, comparison, chosen))
         by_subset.setdefault(subset, []).append(both[-1])
-    labels = " and ".join(judge.offered.offered())
+    labels = " and ".join((Labels("A", "B") if arguments.plain else judge.offered).offered())
     print(f"{arguments.model}, {len(rows)} pairs, template {judge.template.version}, labels {labels}")
     print(f"one order (ab)        {interval(one)}")
     print(f"the other (ba)        {interval(other)}")

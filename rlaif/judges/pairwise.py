@@ -12,7 +12,7 @@ from rlaif.clients.base import Client, at_once, request_key
 from rlaif.config.generate import JudgeConfig
 from rlaif.errors import ProviderError, RequestError, TransientError
 from rlaif.hashing import uniform
-from rlaif.judges.reply import Form, Labels, Shown, read_probabilities, read_reply, unfinished
+from rlaif.judges.reply import Form, Labels, Shown, read_probabilities, read_reply, unclaimed, unfinished
 from rlaif.templates import Template, load_template
 from rlaif.types import (
     ChatReply,
@@ -61,7 +61,7 @@ class PairwiseJudge:
         self.client = client
         self.config = config
         self.labels = labels
-        self.offered = Labels(tie="Z") if config.ties else Labels()
+        self.offered = Labels(tie="Z") if config.ties else Labels()  # or others, where a text contains these
         self.template: Template = load_template(config.template, variables=VARIABLES, must_use=MUST_USE)
 
     async def judge(self, comparison: Comparison, principles: Sequence[Principle], seed: int) -> list[Judgement]:
@@ -89,19 +89,27 @@ class PairwiseJudge:
 
     async def _ask(self, shown: Comparison, principles: Sequence[Principle]) -> Answer:
         keys: list[str] = []
+        offered = self.labels_for(shown)
         try:
             if self.labels != "logprob":
-                outcome = await self._written(shown, principles, keys)
+                outcome = await self._written(shown, principles, offered, keys)
             else:
-                outcome = await self._label_probabilities(shown, principles, keys)
+                outcome = await self._label_probabilities(shown, principles, offered, keys)
         except (RequestError, TransientError) as error:
             outcome = Unjudged(reason="provider_error", detail=str(error))
         return Answer(outcome, tuple(keys))
 
-    async def _written(self, shown: Comparison, principles: Sequence[Principle], keys: list[str]) -> Outcome:
+    def labels_for(self, shown: Comparison) -> Labels:
+        """Labels that nothing under judgement contains. The same for both orders: their texts are the same."""
+        texts = (*(message.content for message in shown.prompt.messages), shown.a.text, shown.b.text)
+        return unclaimed(self.offered, texts, one_token=self.labels == "logprob")
+
+    async def _written(
+        self, shown: Comparison, principles: Sequence[Principle], offered: Labels, keys: list[str]
+    ) -> Outcome:
         form: Form = "json" if self.labels == "json" else "rationale" if self.config.rationale else "label"
-        reply = await self._send(self._messages(shown, principles, form), keys, form=form)
-        reading = read_reply(reply, self.offered, form)
+        reply = await self._send(self._messages(shown, principles, offered, form), offered, keys, form=form)
+        reading = read_reply(reply, offered, form)
         if isinstance(reading, Unjudged):
             return reading
         p_a = {"first": 1.0, "second": 0.0, "tie": 0.5}[reading.choice]
@@ -109,34 +117,34 @@ class PairwiseJudge:
         return Verdict(choice=_CHOICE[reading.choice], p_a=p_a, method=method, rationale=reading.rationale)
 
     async def _label_probabilities(
-        self, shown: Comparison, principles: Sequence[Principle], keys: list[str]
+        self, shown: Comparison, principles: Sequence[Principle], offered: Labels, keys: list[str]
     ) -> Outcome:
-        messages, rationale = self._messages(shown, principles, "label"), None
+        messages, rationale = self._messages(shown, principles, offered, "label"), None
         if self.config.rationale:
             # The reasons are asked for first and the label after them, in a turn of its own: the probabilities of a
             # label are then read the same way from every model, wherever its reasons end.
-            asked = self._messages(shown, principles, "rationale")
-            reply = await self._send(asked, keys, form="rationale")
+            asked = self._messages(shown, principles, offered, "rationale")
+            reply = await self._send(asked, offered, keys, form="rationale")
             if (failed := unfinished(reply)) is not None:
                 return failed
             rationale = reply.text.strip()
-            tie = f" or {self.offered.tie}" if self.offered.tie else ""
-            ask = _ASK_LABEL.format(first=self.offered.first, second=self.offered.second, tie=tie)
+            tie = f" or {offered.tie}" if offered.tie else ""
+            ask = _ASK_LABEL.format(first=offered.first, second=offered.second, tie=tie)
             messages = (
                 *asked,
                 Message(role="assistant", content=rationale or "(no reasons)"),
                 Message(role="user", content=ask),
             )
-        reply = await self._send(messages, keys, form="label", logprobs=True)
+        reply = await self._send(messages, offered, keys, form="label", logprobs=True)
         # One token was asked for, so most servers call the reply cut off ("length"): here that is the normal end.
         if reply.finish_reason != "length" and (failed := unfinished(reply)) is not None:
             return failed
         if not reply.logprobs:
             return Unjudged(reason="unparseable", detail="the reply has no log-probs")
-        return self._verdict(reply.logprobs[0], rationale)
+        return self._verdict(reply.logprobs[0], offered, rationale)
 
-    def _verdict(self, token: TokenLogprobs, rationale: str | None) -> Outcome:
-        p = read_probabilities(token, self.offered)
+    def _verdict(self, token: TokenLogprobs, offered: Labels, rationale: str | None) -> Outcome:
+        p = read_probabilities(token, offered)
         if p is None or p.mass < self.config.min_label_mass:
             return Unjudged(
                 reason="unparseable",
@@ -150,41 +158,50 @@ class PairwiseJudge:
             {"choice": choice, "p_a": p_a, "method": "logprob", "label_mass": p.mass, "rationale": rationale}
         )
 
-    def _messages(self, shown: Comparison, principles: Sequence[Principle], form: Form) -> tuple[Message, ...]:
+    def _messages(
+        self, shown: Comparison, principles: Sequence[Principle], offered: Labels, form: Form
+    ) -> tuple[Message, ...]:
         return self.template.render(
             principles=[p.compare for p in principles],
             conversation=shown.prompt.messages,
             first=shown.a.text,
             second=shown.b.text,
-            labels=self.offered,
+            labels=offered,
             form=form,
         )
 
     async def _send(
-        self, messages: tuple[Message, ...], keys: list[str], *, form: Form, logprobs: bool = False
+        self,
+        messages: tuple[Message, ...],
+        offered: Labels,
+        keys: list[str],
+        *,
+        form: Form,
+        logprobs: bool = False,
     ) -> ChatReply:
         request = ChatRequest(
             messages=messages,
             max_tokens=1 if logprobs else self.config.max_tokens,
             temperature=self.config.temperature,
             top_logprobs=20 if logprobs else None,
-            labels=tuple(self.offered.offered()) if logprobs else (),
-            json_schema=self._schema() if form == "json" else None,
+            labels=tuple(offered.offered()) if logprobs else (),
+            json_schema=_schema(offered) if form == "json" else None,
             cache_prefix=1 if messages[0].role == "system" else 0,
         )
         keys.append(request_key(self.client.identity, request))
         return await self.client.complete(request)
 
-    def _schema(self) -> dict[str, object]:
-        return {
-            "type": "object",
-            "properties": {
-                "rationale": {"type": "string"},
-                "verdict": {"type": "string", "enum": list(self.offered.offered())},
-            },
-            "required": ["rationale", "verdict"],
-            "additionalProperties": False,
-        }
+
+def _schema(offered: Labels) -> dict[str, object]:
+    return {
+        "type": "object",
+        "properties": {
+            "rationale": {"type": "string"},
+            "verdict": {"type": "string", "enum": list(offered.offered())},
+        },
+        "required": ["rationale", "verdict"],
+        "additionalProperties": False,
+    }
 
 
 async def resolve_labels(client: Client, config: JudgeConfig) -> Literal["logprob", "text", "json"]:

@@ -10,12 +10,18 @@
 
 Nothing else is a verdict. There is no search for a label somewhere in the text: a reply that must be guessed at is a
 wrong label waiting to be trained on. Only a reply that ended normally is read at all.
+
+**No text under judgement is a verdict.** The labels offered are words that no such text contains (`unclaimed`), so a
+judge that repeats a response, or a part of it, has said nothing: whatever verdict is written in there names a label
+that was not offered.
 """
 
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import count
 from typing import Any, Literal, NamedTuple
 
 from rlaif.types import ChatReply, TokenLogprobs, Unjudged
@@ -35,6 +41,43 @@ class Labels(NamedTuple):
     def offered(self) -> dict[str, Shown]:
         named: dict[str, Shown] = {self.first: "first", self.second: "second"}
         return named | ({self.tie: "tie"} if self.tie else {})
+
+
+# Tried in this order. Capitals that are no words in English, neighbours in the alphabet so that none stands out.
+_TRIPLES = (("P", "Q", "R"), ("K", "L", "M"), ("F", "G", "H"), ("B", "C", "D"), ("S", "T", "U"), ("V", "W", "N"))
+
+
+def unclaimed(preferred: Labels, texts: Iterable[str], *, one_token: bool = False) -> Labels:
+    """``preferred``, or the first other labels that occur in none of ``texts`` as a word.
+
+    "X" is a word of "Verdict: X", "__X__" and "\\u0058" (which JSON reads as X), and none of "XY" or "response_X".
+    ``one_token``: only single letters; where the texts contain all of them, ``preferred`` (its probabilities are read,
+    and no text, so there is nothing to mistake for a verdict).
+    """
+    texts = list(texts)
+    letters = [preferred, *(Labels(first, second, tie if preferred.tie else None) for first, second, tie in _TRIPLES)]
+    for labels in letters:
+        if not _claimed(labels, texts):
+            return labels
+    if one_token:
+        return preferred
+    first, second, tie = preferred
+    numbered = (Labels(f"{first}{n}", f"{second}{n}", f"{tie}{n}" if tie else None) for n in count(1))
+    return next(labels for labels in numbered if not _claimed(labels, texts))
+
+
+def _claimed(labels: Labels, texts: Sequence[str]) -> bool:
+    names = tuple(labels.offered())
+    # Most texts hold none of the letters, and looking for these is far cheaper.
+    suspects = [text for text in texts if "\\u" in text or any(name in text for name in names)]
+    return any(_as_word(names).search(text) for text in suspects)
+
+
+@cache
+def _as_word(labels: tuple[str, ...]) -> re.Pattern[str]:
+    spelt = "|".join("".join(rf"(?:{re.escape(c)}|\\u(?i:{ord(c):04x}))" for c in label) for label in labels)
+    # Underscores are part of a word (response_X), except around a label alone (__X__): there they are emphasis.
+    return re.compile(rf"(?<!\w)_*(?:{spelt})_*(?!\w)")
 
 
 class Reading(NamedTuple):
