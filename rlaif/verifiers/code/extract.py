@@ -6,6 +6,7 @@ can crash it): so this module gives the ways to read the answer, most literal fi
 is valid Python.
 """
 
+import ast
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,11 +36,23 @@ def _programs(code: str, prompt: str) -> Iterator[str]:
     if prompt:
         head = prompt if prompt.endswith("\n") else prompt + "\n"
         yield head + code
+        yield _signature(head) + code  # its indentation is not the docstring's
         yield head + textwrap.indent(textwrap.dedent(code.strip("\n")), "    ")  # a body that lost its indentation
         yield head + "    " + code.lstrip()  # its first line only did
     yield code
     if code[:1] in " \t":
         yield textwrap.dedent(code)
+
+
+def _signature(prompt: str) -> str:
+    """The prompt without the docstring at its end."""
+    try:
+        last = ast.parse(prompt).body[-1]
+    except (SyntaxError, ValueError, RecursionError, MemoryError, IndexError):
+        return prompt
+    if isinstance(last, ast.FunctionDef) and ast.get_docstring(last) is not None and len(last.body) == 1:
+        return "".join(prompt.splitlines(keepends=True)[: last.body[0].lineno - 1])
+    return prompt
 
 
 def without_thinking(text: str) -> str:

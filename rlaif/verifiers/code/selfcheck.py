@@ -83,7 +83,7 @@ def _raises(name: str) -> Message:
 _KNOW_NOTHING: dict[str, Message] = {
     "defines nothing": _raises("NameError"),
     "always raises ValueError": _raises("ValueError"),
-    "returns an object that equals everything": {"value": {"object": 0, "type": "AlwaysEqual"}},
+    "returns an object that equals everything": {"value": {"object": [0, "AlwaysEqual"]}},
     "always returns None": _NONE,
     "always returns True": {"value": True},
     "always returns False": {"value": False},

@@ -116,13 +116,14 @@ def _text(row: Row, *columns: str) -> str | None:
 
 
 def _entry(row: Row) -> str | None:
-    entry = _first(row, "entry_point", "fn_name")
-    if entry is None or entry == "":
+    found = _first(row, "entry_point", "fn_name")
+    if found is None or found == "":
         return None
-    parts = entry.removesuffix("()").replace("().", ".").split(".") if isinstance(entry, str) else [""]
+    entry = found.strip() if isinstance(found, str) else ""
+    parts = entry.removesuffix("()").replace("().", ".").split(".")
     if not all(part.isidentifier() for part in parts):
-        raise TaskError(f"entry_point {entry!r} is no name; write `f`, `Class.f` or `Class().f`.")
-    return str(entry)
+        raise TaskError(f"entry_point {found!r} is no name; write `f`, `Class.f` or `Class().f`.")
+    return entry
 
 
 def _root(entry: str) -> str:
@@ -262,9 +263,11 @@ def _program(
             imports.append(f"from {_FROM[name]} import {name}")
         else:
             remote.append(name)
+    check = any(_checks(tree) for tree in trees)
+    if check and "check" in theirs - asked:
+        remote.append("check")  # a function under test that has the name of the tests' own
     if not remote:
         raise TaskError("the tests use nothing that an answer defines; give `entry_point`, the name of the function.")
-    check = any(_checks(tree) for tree in trees)
     if check and entry is None:
         raise TaskError("tests that define check(candidate) need `entry_point`: the name of the function.")
     program = Program(("\n".join(imports), *given), tuple(remote), tuple(setup), tuple(sources), entry, check)

@@ -183,14 +183,14 @@ class Objects:
         if number is None:
             number = self.numbers[id(value)] = len(self.handed_out)
             self.handed_out.append(value)
-        return {"object": number, "type": type(value).__name__[:80]}
+        return {"object": [number, type(value).__name__[:80]]}
 
     def decode(self, data: Any) -> Any:
         return values.decode(data, self.unbox)
 
     def unbox(self, data: Message) -> Any:
         if "object" in data:
-            return self.handed_out[data["object"]]
+            return self.handed_out[data["object"][0]]
         return resolve(self.module, data["name"])
 
 
@@ -210,14 +210,14 @@ def resolve(module: types.ModuleType, path: str) -> Any:
     return found
 
 
-# What may be asked about an object. No operators: how a candidate's object compares, counts as true or adds up must
-# never decide a test.
+# What may be asked about an object. No operators: how a candidate's object compares or adds up must decide no test.
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "get": lambda target: target,
     "call": lambda target, *args, **kwargs: target(*args, **kwargs),
     "getattr": getattr,
     "setattr": setattr,
     "getitem": lambda target, key: target[key],
+    "bool": bool,
     "len": len,
     "iter": iter,
     "next": next,
@@ -308,7 +308,7 @@ def run_tests(job: Message, channel: Channel) -> None:
             if not tally.run(unit) and not job["go_on"]:
                 break
         else:
-            run_collected(module, job, tally)
+            run_collected(module, job, relay)
     channel.write({"report": tally.report(relay)})
 
 
@@ -330,10 +330,13 @@ def run_unit(source: str, go_on: bool, space: dict[str, Any]) -> None:
     exec(compile(tree, "tests.py", "exec", dont_inherit=True), space)
 
 
-def run_collected(module: types.ModuleType, job: Message, tally: "Tally") -> None:
+def run_collected(module: types.ModuleType, job: Message, relay: "Relay") -> None:
     """What the tests have defined: ``check(candidate)``, test functions, unittest classes."""
+    tally = relay.tally
     defined = {name: value for name, value in vars(module).items() if getattr(value, "__module__", "") == "tests"}
     if job["check"]:
+        if "check" in job["remote"]:  # then that is what check(candidate) means by the name
+            module.__dict__["check"] = Remote(relay, {"name": "check"})
         tally.run(lambda: defined["check"](module.__dict__["candidate"]))
     for name, value in defined.items():
         if name.startswith("test") and isinstance(value, types.FunctionType) and not required(value):
@@ -474,16 +477,12 @@ class Relay:
         raise TypeError(f"a {type(value).__name__} cannot be given to a function that runs in another process")
 
     def unbox(self, data: Message) -> "Remote":
-        number = data["object"]
+        number, kind = data["object"]
         if type(number) is not int:
             raise values.Malformed("the number of an object is no int")
         if number not in self.remotes:
-            self.remotes[number] = Remote(self, {"object": number}, str(data["type"]))
+            self.remotes[number] = Remote(self, data, str(kind))
         return self.remotes[number]
-
-    def refuse(self, what: str) -> TypeError:
-        self.refused = self.refused or what
-        return TypeError(what)
 
 
 class _End(Exception):
@@ -492,8 +491,8 @@ class _End(Exception):
 
 class Remote:
     """A function, class or object of the candidate's, in the tests' process. Calls, attributes, items and iteration are
-    asked for; ``==`` is identity, and what would let the candidate's own code decide (truth, order, arithmetic) is
-    refused."""
+    asked for, and come as plain values; ``==`` is identity, and there is neither order nor arithmetic: a candidate's
+    own operators must not decide a test."""
 
     __slots__ = ("_kind", "_on", "_relay")
     _relay: Relay
@@ -525,7 +524,7 @@ class Remote:
     def __iter__(self) -> Iterator[Any]:
         iterator = self._relay.ask("iter", self._on)
         if not isinstance(iterator, Remote):
-            raise self._relay.refuse("an iterator that is none")
+            raise values.Malformed("an iterator that is none")
         return iterator
 
     def __next__(self) -> Any:
@@ -544,7 +543,14 @@ class Remote:
         return isinstance(value, Remote) and self._relay.ask("isinstance", self._on, (value,)) is True
 
     def __bool__(self) -> bool:
-        raise self._relay.refuse(f"whether an object of type {self._kind} is true, is not for its own code to say")
+        return self._relay.ask("bool", self._on) is True
+
+    def __eq__(self, other: object) -> bool:
+        if self is not other:
+            self._relay.refused = self._relay.refused or f"they compare an object of type {self._kind or 'function'}"
+        return self is other
+
+    __hash__ = object.__hash__
 
 
 def rebuilt(reply: Message) -> Exception:

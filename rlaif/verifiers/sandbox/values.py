@@ -5,7 +5,7 @@ None, bool, str, small int, float     themselves (strings may hold lone surrogat
 list                                  a JSON list
 big int, NaN, infinities              ``{"int": "0x..."}``, ``{"float": "nan"}``
 everything else                       ``{"tuple": [...]}``, ``{"dict": [[key, value], ...]}``, ...
-an object of any other type           refused, or ``{"object": number}`` by the caller's ``box``
+an object of any other type           refused, or ``{"object": ...}`` by the caller's ``box``
 ====================================  =====================================================
 
 A subclass is another type: an ``int`` whose ``__eq__`` always agrees must not pass for an int. Nothing is pickled.
@@ -16,6 +16,7 @@ colliding numbers alone can keep an interpreter busy for hours).
 Standard library only: both ends of the channel load this file.
 """
 
+import builtins
 import json
 import math
 from collections import Counter, OrderedDict, defaultdict, deque
@@ -93,6 +94,8 @@ class _Encoder:
             return {_SEQUENCES[kind]: self.items(value, depth)}
         if kind in _MAPPINGS:
             return {_MAPPINGS[kind]: [self.items(pair, depth) for pair in value.items()]}
+        if kind is type and value in _TYPES.values():
+            return {"type": value.__name__}
         if self.box is None:
             raise Unencodable(f"an object of type {kind.__name__}")
         return self.box(value)
@@ -129,7 +132,7 @@ def decode(data: Any, unbox: Callable[[Any], Any] | None = None) -> Any:
         return _decode(data, unbox)
     except Malformed:
         raise
-    except (ValueError, TypeError, ArithmeticError, RecursionError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError, AttributeError) as error:
         raise Malformed(f"not an encoded value ({type(error).__name__})") from None
 
 
@@ -174,6 +177,7 @@ _PAIR: dict[str, Callable[[Iterable[tuple[Any, Any]]], Any]] = {
     "ordered": OrderedDict,
     "defaultdict": _defaultdict,
 }
+_TYPES = {name: value for name, value in vars(builtins).items() if type(value) is type}
 _BUILD: dict[str, Callable[[Any], Any]] = {
     "int": _hex,
     "float": float,
@@ -184,6 +188,7 @@ _BUILD: dict[str, Callable[[Any], Any]] = {
     "complex": lambda p: complex(float(p[0]), float(p[1])),
     "range": lambda p: range(*map(_hex, p)),
     "ellipsis": lambda p: ...,
+    "type": lambda name: _TYPES[name],
 }
 
 # -------------------------------------------------------------------------------------------------------- compare
