@@ -172,7 +172,7 @@ def latency(args: argparse.Namespace) -> None:
 def limited(args: argparse.Namespace) -> None:
     """All cases side by side, each with a server of its own: they are idle nearly all the time. They start a
     second apart, so that no start disturbs another."""
-    calls = 600
+    calls = 1200  # two minutes of the limit: finding it out costs a fixed number of refusals
     print(f"\nA server that allows {RPM:g} requests a minute, {calls} calls:", flush=True)
     plain = Side("rlaif, told nothing", "side_rlaif", {"variant": "openai", "calls": calls})
     told = Side(f"rlaif, rpm: {RPM:g}", "side_rlaif", {"variant": "openai", "calls": calls, "rpm": RPM})

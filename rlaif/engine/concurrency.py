@@ -13,6 +13,8 @@ from rlaif.engine.quotas import Pace
 START = 8  # before anything is known: a server that allows one a second refuses few
 CEILING = 64  # where doubling ends; beyond it, half as many more every HOLD seconds while that pays
 HARD_CEILING = 1024
+SHORTEST_ROUND = 0.03  # seconds: where answers come at once, a bucket is empty before the first refusal is heard
+SPREAD = 4  # sends at most that many times as fast as answers can come
 HOLD = 10.0  # seconds between two trials of more; twice as long after each that brought nothing, up to 16 times
 NO_LIMIT = 1_000_000_000
 
@@ -74,14 +76,14 @@ class Concurrency:
         if sent_at >= self._round_at:
             self._answers += 1
             self._seconds += latency
-            if self._answers >= max(4, self.limit):
+            if self._answers >= max(4, self.limit) and now - self._round_at >= SHORTEST_ROUND:
                 self._end_round(now)
         self._spread_sends(now)
 
     def _spread_sends(self, now: float) -> None:
-        # Spread over the round trip, the first refusal of a burst comes back before the rest of it is sent.
+        # Spread over a part of the round trip, the first refusal of a burst comes back before the rest of it is sent.
         assert self._latency is not None
-        rate = 2 * self.limit / max(self._latency, 1e-4)
+        rate = SPREAD * self.limit / max(self._latency, 1e-4)
         if self._spread is None:
             self._spread = Pace(rate, now)
         self._spread.set_rate(rate, now)

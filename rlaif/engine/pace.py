@@ -134,6 +134,8 @@ class LearnedPace:
             self._window.answered_429(sent_at)
         if sent_at <= self._burst_at and self._bursts:
             return Lesson(retry_after or 0.0, first=False, known=True)
+        if full and retry_after is not None and retry_after < 1:
+            return Lesson(retry_after, first=False, known=True)  # the window is right, only its edge a hair too early
         known = self._given_up is not None
         known |= retry_after is not None and (self._pace is not None or self._window is not None)
         wait = retry_after

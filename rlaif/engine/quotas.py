@@ -76,7 +76,7 @@ class Window:
         return len(self.sent) >= self.size
 
     def ready_at(self, now: float) -> float:
-        while self.sent and self.sent[0] <= now - self.PERIOD - self.GUARD:
+        while self.sent and self.sent[0] + self.PERIOD + self.GUARD <= now:  # as below: floats round
             self.sent.popleft()
         if self.full and now >= self._grown_at + self.PERIOD:
             self.size += self.probe

@@ -7,18 +7,22 @@ was measured with some room; what is not reached is said where it is tested.
 import asyncio
 import math
 import random
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, TypeVarTuple
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rlaif.clients.base import Capabilities, Identity
 from rlaif.engine.breaker import Breaker
 from rlaif.engine.concurrency import CEILING, START
 from rlaif.engine.headers import Told, read_rate_limits, read_seconds
 from rlaif.engine.limits import LimitedClient, Limiter
+from rlaif.engine.quotas import Window
 from rlaif.engine.retry import RetryingClient
 from rlaif.errors import ProviderError, RequestError, TransientError
 from rlaif.types import ChatReply, ChatRequest, Message, Usage
@@ -68,7 +72,7 @@ WHOLE: Callable[[float], float] = lambda seconds: float(math.ceil(seconds))  # n
 
 
 @pytest.mark.parametrize("retry_after", [EXACT, WHOLE], ids=["exact", "whole"])
-@pytest.mark.parametrize("latency", [0.02, 0.2])
+@pytest.mark.parametrize("latency", [0.02, 0.1, 0.2])
 @pytest.mark.parametrize(
     ("name", "admit", "own"),
     [
@@ -89,6 +93,20 @@ def test_600_a_minute_takes_the_servers_own_time_with_few_refusals(
     assert outcome.server.answered == 2400
     assert outcome.seconds <= 1.05 * (own + latency)
     assert outcome.refused < 0.02
+
+
+@given(
+    sent=st.lists(st.floats(0, 59), min_size=1, max_size=8),
+    asked=st.lists(st.floats(60, 200), min_size=1, max_size=20),
+)
+def test_a_window_never_lets_through_more_than_its_size_in_a_period(sent: list[float], asked: list[float]) -> None:
+    window = Window(deque(sorted(sent)), len(sent), 59.0)
+    now = 0.0
+    for time in sorted(asked):
+        now = window.ready_at(max(now, time))  # as a timer set for that moment does
+        assert window.ready_at(now) <= now
+        window.take(now)
+        assert len(window.sent) <= window.size
 
 
 def test_a_server_that_spaces_requests_evenly_is_found_out_too() -> None:
