@@ -4,7 +4,7 @@ A row has ``entry``: what a reasoning-gym data set yields (``question``, ``answe
 ``source_dataset``), as a mapping or JSON text. The value is the package's score in [0, 1].
 
 Some of the package's scorers evaluate the answer as Python (``eval``, sympy's ``parse_expr``), in this process. For
-those an answer must be a literal or plain arithmetic, which runs nothing; anything else is a reward of 0, unscored.
+those an answer must be words, a literal or plain arithmetic, which runs nothing; anything else is a 0, unscored.
 
 Not covered: a scorer that takes very long on an honest-looking answer. It cannot be killed.
 """
@@ -15,6 +15,7 @@ import inspect
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import Field
@@ -31,6 +32,8 @@ _NAME = r"(?:sin|cos|tan|exp|log|ln|sqrt|pi|[A-Za-z])(?![A-Za-z_])"
 _ARITHMETIC = re.compile(
     rf"(?:{_NAME}(?:\s*(?:\*\*|\^)\s*\d{{1,2}}(?!\d))?|{_NUMBER}(?![A-Za-z_.\d])|[-+/()=,\s]|\*(?!\s*\*))*"
 )
+_ROOT = re.compile(r"\)\s*\*\*\s*\(\d/\d\)")  # (2*x + 1)**(3/2); a few of them cannot grow either
+_PLAIN = re.compile(r"[\w\s,;|+-]*")  # words and numbers: no call, no attribute, no power
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
@@ -39,6 +42,10 @@ class ReasoningGymOptions(TextOptions):
 
     max_characters: int = Field(100_000, gt=0)
     tagged: bool = True
+
+
+class _ScorerFailed(Exception):
+    """A scorer gave no number."""
 
 
 class ReasoningGymVerifier:
@@ -51,11 +58,15 @@ class ReasoningGymVerifier:
         self.options = options
 
     async def prepare(self, task: Task) -> None:
-        """Raises TaskError unless the data set exists and scores the row's own answer with 1."""
+        """Raises TaskError unless the data set exists and scores the row's own answer, if it has one, with 1."""
         entry = _entry(task)
-        if entry.get("answer") is None:
-            raise TaskError("reasoning_gym@1: the entry has no 'answer' to check itself with.")
-        score = await asyncio.to_thread(_score, str(entry["answer"]), entry)
+        _scorer(entry)
+        if entry.get("answer") is None:  # a puzzle with many solutions
+            return
+        try:
+            score = await asyncio.to_thread(_score, str(entry["answer"]), entry)
+        except _ScorerFailed as error:
+            raise TaskError(f"reasoning_gym@1: {error}.") from None
         if score < 1.0:
             raise TaskError(f"reasoning_gym@1: the entry's own answer scores {score:g} of 1.")
 
@@ -70,6 +81,8 @@ class ReasoningGymVerifier:
             score = await asyncio.to_thread(_score, answer, _entry(task))
         except TaskError as error:
             return Unverified(reason="task_error", detail=str(error))
+        except _ScorerFailed as error:  # the row's own answer did not make it fail
+            return Reward(value=0.0, reason="unparseable", detail=str(error))
         if score >= 1.0:
             return Reward(value=1.0)
         return Reward(value=max(score, 0.0), reason="wrong", detail=f"the data set's score of {excerpt(answer)}")
@@ -102,7 +115,8 @@ def runs_nothing(answer: str) -> bool:
     """Whether evaluating ``answer`` as Python can do nothing but give a value: a literal, or plain arithmetic."""
     if len(answer) > 2_000:
         return False
-    if _ARITHMETIC.fullmatch(answer):
+    roots = _ROOT.subn(")", answer)
+    if _PLAIN.fullmatch(answer) or (roots[1] <= 3 and _ARITHMETIC.fullmatch(roots[0])):
         return True
     try:
         ast.literal_eval(answer)
@@ -111,7 +125,7 @@ def runs_nothing(answer: str) -> bool:
     return True
 
 
-def _score(answer: str, entry: dict[str, Any]) -> float:
+def _scorer(entry: dict[str, Any]) -> Callable[..., Any]:
     try:
         from reasoning_gym import get_score_answer_fn  # type: ignore[import-not-found]
     except ImportError:
@@ -120,17 +134,22 @@ def _score(answer: str, entry: dict[str, Any]) -> float:
         ) from None
     name = entry["metadata"]["source_dataset"]
     try:
-        scorer = get_score_answer_fn(name)
+        scorer: Callable[..., Any] = get_score_answer_fn(name)
     except (ValueError, KeyError) as error:
         raise TaskError(f"reasoning_gym@1: there is no data set {name!r} ({error}).") from None
+    return scorer
+
+
+def _score(answer: str, entry: dict[str, Any]) -> float:
+    scorer, name = _scorer(entry), entry["metadata"]["source_dataset"]
     if _EVALUATES.search(_source(scorer)) and not runs_nothing(answer):
         return 0.0
     try:
         score = float(scorer(answer=answer, entry=entry))
     except Exception as error:  # noqa: BLE001  # somebody else's code, and the answer is checked by its own parser
-        raise TaskError(f"reasoning_gym@1: the scorer of {name!r} failed on {excerpt(answer)} ({error!r}).") from None
+        raise _ScorerFailed(f"the scorer of {name!r} failed on {excerpt(answer)} ({excerpt(repr(error))})") from None
     if not math.isfinite(score):
-        raise TaskError(f"reasoning_gym@1: the scorer of {name!r} gave {score}.")
+        raise _ScorerFailed(f"the scorer of {name!r} gave {score} for {excerpt(answer)}")
     return score
 
 

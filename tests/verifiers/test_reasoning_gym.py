@@ -17,7 +17,16 @@ VERIFIER = ReasoningGymVerifier(ReasoningGymOptions())
 
 @pytest.mark.parametrize(
     "answer",
-    ["42", "x**2 + 3*x - 1/2", "[['_', 'Q'], ['Q', '_']]", "(95 - 5) * 3", "sin(x)*exp(2*x) + C", "'abc'", "-7"],
+    [
+        "42",
+        "x**2 + 3*x - 1/2",
+        "[['_', 'Q'], ['Q', '_']]",
+        "(95 - 5) * 3",
+        "sin(x)*exp(2*x) + C",
+        "'abc'",
+        "-7",
+        "_ Q _\nQ _ _",
+    ],
 )
 def test_literals_and_arithmetic_run_nothing(answer: str) -> None:
     assert runs_nothing(answer)
@@ -33,6 +42,7 @@ def test_literals_and_arithmetic_run_nothing(answer: str) -> None:
         "9**9**9",
         "9 ** 9 ** 9",
         "2**99999",
+        "((((9)**(9/1))**(9/1))**(9/1))**(9/1)",
         "x**9**9",
         "lambda: 0",
         "[x for x in y]",
