@@ -1,4 +1,4 @@
-"""Judges whose truth is known, for `scripted:tests.judging.judges:NAME`; responses state their quality ("quality 7")."""
+"""Judges of known truth, for `scripted:tests.judging.judges:NAME`; responses state their quality ("quality 7")."""
 
 import math
 import re
