@@ -12,6 +12,7 @@ show it), and one that keeps state may answer a later call from an earlier one's
 
 import asyncio
 import hashlib
+import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -28,6 +29,7 @@ from rlaif.verifiers.code.selfcheck import Learnt, learn, passing_without_knowle
 from rlaif.verifiers.code.tasks import CodeTask, Mode, read_task
 from rlaif.verifiers.code.verdicts import Outcome, Rules
 from rlaif.verifiers.sandbox.base import Launcher, Limits, SandboxError, Tier
+from rlaif.verifiers.sandbox.probe import open_sandbox
 
 _ATTEMPTS = 3  # when the sandbox itself fails
 _CACHED_TASKS = 10_000
@@ -48,8 +50,9 @@ class CodeVerifier:
         ``call_tolerance``: of floats that a call returns (0: exactly equal). ``blocks``: which of several fenced
         programs. ``partial``: a share of the tests is a share of the reward. ``self_check``: tasks prove themselves
         when loaded. Seconds: an answer may take four times as long as the reference, at least ``min_seconds``, at most
-        ``max_seconds``. ``min_tier``: the weakest sandbox that will do; ``unsafe``: none at all, for trusted code.
-        ``parallel``: answers judged at the same time (0: as many as there are processors)."""
+        ``max_seconds``. ``tier``, ``min_tier``, ``allow_unsafe``: of the sandbox
+        (`rlaif.verifiers.sandbox.probe.open_sandbox`). ``parallel``: answers judged at the same time (0: as many as
+        there are processors)."""
 
         mode: Mode = "auto"
         compare: Compare = "tokens"
@@ -63,21 +66,23 @@ class CodeVerifier:
         memory_mb: int = Field(512, ge=64)
         threads: bool = False
         max_code_chars: int = Field(200_000, gt=0)
-        min_tier: Tier = "lsm"
-        unsafe: bool = False
+        tier: Tier | None = None
+        min_tier: Tier | None = None
+        allow_unsafe: bool = False
         parallel: int = Field(0, ge=0)
 
     def __init__(self, options: Options | None = None, launcher: Launcher | None = None) -> None:
         self.options = options or self.Options()
+        self.parallel = self.options.parallel or os.cpu_count() or 1
         self.rules = Rules(self.options.compare, self.options.tolerance, self.options.call_tolerance)
         self._launcher = launcher
         self._opening: asyncio.Task[Launcher] | None = None
-        self._slots = asyncio.Semaphore(self._parallel())
+        self._slots = asyncio.Semaphore(self.parallel)
         self._prepared: OrderedDict[str, asyncio.Task[tuple[CodeTask, Learnt]]] = OrderedDict()
 
     async def prepare(self, task: Task) -> None:
         """Read the task and let it prove itself: the reference passes, answers that know nothing fail. Raises
-        TaskError, and SandboxError where no sandbox can be started."""
+        TaskError; InputError where this machine has no such sandbox; SandboxError where one fails."""
         await self._task(task)
 
     async def verify(self, completion: str, task: Task) -> Reward | Unverified:
@@ -174,29 +179,23 @@ class CodeVerifier:
 
     # ------------------------------------------------------------------------------------------------ the sandbox
 
-    def _parallel(self) -> int:
-        import os
-
-        return self.options.parallel or len(os.sched_getaffinity(0))
+    @property
+    def tier(self) -> Tier | None:
+        """The sandbox's tier; None before it was first needed."""
+        return None if self._launcher is None else self._launcher.tier
 
     async def _sandbox(self) -> Launcher:
         if self._launcher is None:
             if self._opening is None:
-                self._opening = asyncio.create_task(self._open())
+                self._opening = asyncio.create_task(asyncio.to_thread(self._open))
             self._launcher = await self._opening
         return self._launcher
 
-    async def _open(self) -> Launcher:
+    def _open(self) -> Launcher:
         # A verdict holds up to two processes at a time: fewer places than that, and two verdicts could each hold one
         # and wait for ever for another.
-        workers = 2 * self._parallel()
-        if self.options.unsafe:
-            from rlaif.verifiers.sandbox.unsafe import UnsafeLauncher
-
-            return UnsafeLauncher(workers)
-        from rlaif.verifiers.sandbox.probe import open_sandbox
-
-        return await open_sandbox(self.options.min_tier, workers=workers)
+        options = self.options
+        return open_sandbox(options.min_tier, options.tier, options.allow_unsafe, workers=2 * self.parallel)
 
 
 def _reward(outcome: Outcome, learnt: Learnt, flags: tuple[str, ...], partial: bool) -> Reward:
