@@ -120,8 +120,8 @@ def test_the_answer_of_a_reference(reference: str, answer: str) -> None:
 
 @pytest.mark.parametrize(
     "unit",
-    ["\\boxed{", "{", "}", "\\boxed{1}", "<think>", "</think>", "answer is ", "#### ", "$", "\\(", "9", "9 ", "= ", "9/",
-     "-", "(", "A:\n", "answer to ", "\n", "1,000", " and ", "<<", "\\", "a. B ", "\\boxed", "**", "9.", "$9"],
+    ["\\boxed{", "{", "}", "\\boxed{1}", "<think>", "</think>", "answer is ", "answer to ", "#### ", "$", "\\(", "9",
+     "9 ", "= ", "9/", "-", "(", "A:\n", "\n", "1,000", " and ", "<<", "\\", "a. B ", "\\boxed", "**", "9.", "$9"],
 )  # fmt: skip
 def test_200_000_characters_take_milliseconds(unit: str) -> None:
     completion = unit * (200_000 // len(unit))

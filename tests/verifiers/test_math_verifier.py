@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,8 @@ def shared() -> Pool:
 
 
 @pytest.fixture
-async def verifier(shared: Pool) -> AsyncIterator[MathVerifier]:
-    yield make(shared)
+def verifier(shared: Pool) -> MathVerifier:
+    return make(shared)
 
 
 def make(pool: Pool, **options: Any) -> MathVerifier:
@@ -126,7 +125,7 @@ ATTACKS = [
     ("integral of everything", r"\boxed{\int \frac{\sin(x^x) e^{x^7}}{\ln(1+x^9)} dx}", "x", None),
     ("parentheses", r"\boxed{" + "(" * 200 + "1" + ")" * 200 + "}", "2", "resource"),
     ("fractions", r"\boxed{" + r"\frac{1}{" * 60 + "1" + "}" * 61, "2", "resource"),
-    ("digits", r"\boxed{" + "9" * 100_000 + "}", "9", "resource"),
+    ("digits", r"\boxed{" + "9" * 90_000 + "}", "9", "resource"),
     ("tower in prose", "The last digits of $2003^{2002^{2001}}$ are asked; so \\boxed{241}", "240", "wrong"),
     ("chain", r"\boxed{1=2}", "2", "wrong"),
     ("long chain", r"\boxed{5=6=7}", "7", "wrong"),
@@ -172,7 +171,7 @@ ATTACKS = [
     ("boxes without end", r"\boxed{" * 30_000, "42", "unparseable"),
     ("braces without end", r"\boxed{42" + "{" * 100_000, "42", None),
     ("variables without end", r"\boxed{" + "+".join(f"x_{{{i}}}" for i in range(200)) + "}", "x", None),
-    ("deep minus", r"\boxed{" + "-" * 1900 + "1}", "1", None),
+    ("deep minus", r"\boxed{" + "-" * 1901 + "1}", "1", None),
     ("equals without end", r"\boxed{" + "1=" * 900 + "1}", "2", None),
     ("commas without end", r"\boxed{" + "1," * 900 + "2}", "2", None),
     ("set of sets", r"\boxed{" + r"\{" * 30 + "2" + r"\}" * 30 + "}", "3", None),
@@ -190,7 +189,7 @@ async def test_an_attack_gets_nothing_and_ends_in_time(
     if reason:
         assert why == reason
     assert time.monotonic() - start < 6  # 2 s and what a busy machine adds
-    assert not list(tmp_path.iterdir())
+    assert not os.listdir(tmp_path)  # noqa: PTH208
 
 
 async def test_an_honest_answer_passes_right_after_the_attacks(verifier: MathVerifier) -> None:

@@ -8,10 +8,9 @@ which those count where both are real. So ``\\ln x^2`` is ``2 \\ln x``, and ``\\
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import fields
 from typing import Any
 
-from rlaif.verifiers.math.answers import Answer, Expr, Number
+from rlaif.verifiers.math.answers import Expr, Number
 from rlaif.verifiers.math.compare import SIGNIFICANT, Leaf
 
 _PRECISION = 60  # digits evaluated
@@ -57,18 +56,6 @@ class Sympy:
                 if not _close(ratios[0], ratios[-1]):
                     return False
         return len(ratios) >= _ENOUGH
-
-
-def leaves_of(answer: Any) -> Iterator[Expr]:
-    """All expressions in an answer."""
-    if isinstance(answer, Expr):
-        yield answer
-    elif isinstance(answer, tuple):
-        for item in answer:
-            yield from leaves_of(item)
-    elif isinstance(answer, Answer) and not isinstance(answer, Number):
-        for field in fields(answer):
-            yield from leaves_of(getattr(answer, field.name))
 
 
 def _rational(number: Number) -> Any:

@@ -1,7 +1,9 @@
 """The types an answer can have. `parse` makes them from text, `compare` says which are equal."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from fractions import Fraction
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,3 +99,15 @@ class Relation:
 
 
 Answer = Number | Expr | Quantity | Numeral | Choice | Text | Tuple | Interval | Set | Union | Matrix | Relation
+
+
+def leaves_of(answer: Any) -> Iterator[Expr]:
+    """All expressions in an answer."""
+    if isinstance(answer, Expr):
+        yield answer
+    elif isinstance(answer, tuple):
+        for item in answer:
+            yield from leaves_of(item)
+    elif isinstance(answer, Answer) and not isinstance(answer, Number):
+        for field in fields(answer):
+            yield from leaves_of(getattr(answer, field.name))

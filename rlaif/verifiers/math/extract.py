@@ -32,6 +32,7 @@ FORMS: tuple[Form, ...] = ("boxed", "hash", "phrase", "bare", "conclusion")
 
 WINDOW = 100_000  # characters after thinking that are searched
 _TAIL = 2_000  # characters in which a concluding sentence may stand
+_SENTENCE = 600  # characters of one
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,14 @@ class Extracted:
 
 def extract(completion: str, forms: Sequence[Form] = FORMS, question: str = "") -> Extracted | None:
     """The answer's text; None if there is none."""
-    said = outside_thinking(completion)[-WINDOW:]
+    said = outside_thinking(completion)
+    whole_words = _last(said, WINDOW)
     for form in forms:
         if form == "boxed":
-            if boxes := boxed(said):
+            if boxes := boxed(said[-WINDOW:]):
                 rivals = tuple(box for box in boxes[:-1] if box.strip() != boxes[-1].strip())
                 return Extracted(boxes[-1], form, rivals)
-        elif (text := _FINDERS[form](said, question)) is not None:
+        elif (text := _FINDERS[form](whole_words, question)) is not None:
             return Extracted(text, form)
     return None
 
@@ -110,26 +112,28 @@ def _after_hashes(said: str, question: str) -> str | None:
 
 _PHRASE = re.compile(
     r"(?:^[ \t>*_#-]{0,8}A:"
-    r"|\b(?:final |correct |right )?answer\b(?:[ \t]+to[^.:\n]{0,80})?[*_]{0,2}[ \t]*"
-    r"(?:is|are|=|:|would be|will be|must be)(?!\w))"
-    r"[ \t:*_]*\n?([^\n]{1,600})",
+    r"|\b(?:final |correct |right )?answer\b(?:[ \t]+to[^.:\n]{0,80}?)?[*_]{0,2}[ \t]*"
+    r"(?:is|are|=|:|would be|will be|must be)(?!\w))",
     re.IGNORECASE | re.MULTILINE,
 )
 
 
 def _after_phrase(said: str, question: str) -> str | None:
-    found = deque(_PHRASE.finditer(said), maxlen=1)
-    if not found:
-        return None
-    return _answer_in(_SENTENCE_END.split(found[0][1].strip(), maxsplit=1)[0], question)
+    last = deque(_PHRASE.finditer(said), maxlen=1)
+    after = said[last[0].end() :][:_SENTENCE].lstrip(" \t\n:*_") if last else ""
+    return _answer_in(_SENTENCE_END.split(after, maxsplit=1)[0], question) if after else None
 
 
 def _answer_in(sentence: str, question: str) -> str:
     """The sentence itself if it is an answer, else the value that it states."""
     answer = _parsed(sentence)
-    if answer is None or (isinstance(answer, Text) and re.search(r"\d", sentence) and len(sentence.split()) > 3):
+    if answer is None or (_is_prose(answer) and re.search(r"\d", sentence) and len(sentence.split()) > 3):
         return _stated(sentence, question) or ""
     return sentence
+
+
+def _is_prose(answer: Answer) -> bool:
+    return isinstance(answer, Text) or (isinstance(answer, Relation) and any(_is_prose(side) for side in answer.sides))
 
 
 def _bare(said: str, _: str) -> str | None:
@@ -139,9 +143,7 @@ def _bare(said: str, _: str) -> str | None:
     if re.fullmatch(r"\$[^$]+\$|\$\$[^$]+\$\$|\\\(.+\\\)|\\\[.+\\\]", whole, re.DOTALL):
         return whole
     answer = _parsed(whole)
-    return (
-        whole if isinstance(answer, Number | Quantity | Choice | Expr | Relation) and len(whole.split()) < 12 else None
-    )
+    return whole if isinstance(answer, Number | Quantity | Choice | Expr | Relation) and not _is_prose(answer) else None
 
 
 _SENTENCE_END = re.compile(
@@ -150,7 +152,7 @@ _SENTENCE_END = re.compile(
 
 
 def _conclusion(said: str, question: str) -> str | None:
-    for sentence in reversed(_SENTENCE_END.split(said[-_TAIL:])):
+    for sentence in reversed(_SENTENCE_END.split(_last(said, _TAIL))):
         if re.search(r"\d", sentence) and (stated := _stated(sentence, question)) is not None:
             return stated
     return None
@@ -205,6 +207,15 @@ def _parsed(text: str) -> Answer | None:
         return parse(text)
     except (Unreadable, TooComplex):
         return None
+
+
+def _last(text: str, characters: int) -> str:
+    """The end of a text, from the first white space on if more was before it: no number is cut."""
+    if len(text) <= characters:
+        return text
+    end = text[-characters:]
+    space = re.search(r"\s", end)
+    return end[space.start() :] if space else ""
 
 
 _FINDERS = {"hash": _after_hashes, "phrase": _after_phrase, "bare": _bare, "conclusion": _conclusion}

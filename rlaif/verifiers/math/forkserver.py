@@ -123,7 +123,8 @@ def _answer_questions(descriptor: int) -> None:
 
 
 def _answer(question: dict[str, str | None], algebra: Any, reply: Any) -> dict[str, Any]:
-    from rlaif.verifiers.math.algebra import NotMathematics, leaves_of
+    from rlaif.verifiers.math.algebra import NotMathematics
+    from rlaif.verifiers.math.answers import leaves_of
     from rlaif.verifiers.math.compare import equal
     from rlaif.verifiers.math.parse import TooComplex, Unreadable, parse
 

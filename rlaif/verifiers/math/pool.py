@@ -71,15 +71,9 @@ class Pool:
         Raises PoolError."""
         if self._owner != os.getpid():
             self._reset()  # forked: what is inherited belongs to the parent
-        for attempt in (1, 2):
-            try:
-                worker = self._take()
-            except (OSError, EOFError) as error:
-                self._stop_server()
-                if attempt == 2:
-                    raise PoolError(f"the process for computer algebra cannot be started ({error}).") from error
-                continue
-            answer, signalled = self._put(worker, gold, pred)
+        signalled = 0
+        for _ in range(2):
+            answer, signalled = self._put(self._take(), gold, pred)
             if answer is not None:
                 return answer
             # It died. Once may be an accident (the out-of-memory killer, an operator); twice alike is not.
@@ -146,10 +140,21 @@ class Pool:
         with self._lock:
             if self._idle:
                 return self._idle.pop()
-            ours, theirs = socket.socketpair()
-            with theirs:
-                socket.send_fds(self._running(), [b"F"], [theirs.fileno()])
-                return _Worker(int(self._heard()["pid"]), ours)
+        try:
+            return self._forked()
+        except (OSError, EOFError):
+            self._stop_server()  # it died: another one
+        try:
+            return self._forked()
+        except (OSError, EOFError) as error:
+            self._stop_server()
+            raise PoolError(f"the process for computer algebra cannot be started ({error}).") from error
+
+    def _forked(self) -> _Worker:
+        ours, theirs = socket.socketpair()
+        with self._lock, theirs:
+            socket.send_fds(self._running(), [b"F"], [theirs.fileno()])
+            return _Worker(int(self._heard()["pid"]), ours)
 
     def _give_back(self, worker: _Worker) -> None:
         if worker.questions >= _QUESTIONS:
