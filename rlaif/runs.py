@@ -25,7 +25,16 @@ ROWS = ("completions", "judgements", "pairs", "dropped", "rewards")
 
 # What may change between two runs into one folder: it is computed anew from the ledger, or sends only what is new.
 # Any other difference means another experiment, which gets another folder.
-MAY_CHANGE = ("pairing", "max_unjudged", "max_cost", "prompts_in_flight", "judge.min_label_mass", "out")
+MAY_CHANGE = (
+    "pairing",
+    "max_unjudged",
+    "max_cost",
+    "prompts_in_flight",
+    "judge.min_label_mass",
+    "out",
+    "modes",
+    "in_flight",
+)
 # Of a model: how it is reached and what it costs, not what it answers.
 MODEL_MAY_CHANGE = ("api_key_env", "batch", "max_concurrency", "price", "rpm", "timeout", "tpm", "transport")
 

@@ -114,7 +114,13 @@ def stats(verdicts: Path, as_json: bool) -> None:
     from rlaif.judging.agreement import verdict_figures
     from rlaif.judging.verdicts import read_pairs
 
-    figures = verdict_figures(read_pairs(verdicts))
+    pairs = read_pairs(verdicts)
+    if contrary := sum(pair.contrary for pair in pairs):
+        click.echo(
+            f"{verdicts}: {contrary} verdicts contradict their p_a (a below 0.5, b above); un-swap p_a as well.",
+            err=True,
+        )
+    figures = verdict_figures(pairs)
     if as_json:
         click.echo(json.dumps(figures.report(), indent=2))
     else:

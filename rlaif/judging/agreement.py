@@ -80,6 +80,12 @@ class Pair:
         return sum(known) / len(known) if known and len(known) == len(found) else None
 
     @property
+    def contrary(self) -> int:
+        """How many looks choose the side to which they give the smaller probability: a sign of a swap half undone."""
+        known = [(look.verdict, look.p_a) for look in self.looks if look.p_a is not None]
+        return sum((verdict == "a" and p < 0.5) or (verdict == "b" and p > 0.5) for verdict, p in known)
+
+    @property
     def together(self) -> Choice:
         """The verdict of all orders seen: by the mean probability."""
         p = self.probability

@@ -161,6 +161,15 @@ def test_a_second_run_sends_nothing_and_a_larger_one_only_what_is_new(tmp_path: 
     assert len(judges.SENT) == 26
 
 
+def test_what_is_asked_besides_may_change_in_one_folder_and_what_is_asked_may_not(tmp_path: Path) -> None:
+    judges.SENT.clear()
+    run(tmp_path, "right", limit=3)
+    assert run(tmp_path, "right", limit=3, modes=["text"]).report["robustness"]["bases"] == 3
+    assert run(tmp_path, "right", limit=3, in_flight=2).report["robustness"] is None
+    with pytest.raises(InputError, match=r"another config \(different: judge\.ties\)"):
+        run(tmp_path, "right", limit=3, judge={"ties": True})
+
+
 def test_the_budget_stops_the_check_and_a_larger_one_goes_on(tmp_path: Path) -> None:
     file = write(tmp_path / "data.jsonl", rows())
     price = {"input": 1_000_000, "output": 1_000_000}  # a dollar a token

@@ -102,3 +102,10 @@ def test_the_command_prints_json_or_a_table(tmp_path: Path) -> None:
     table = CliRunner().invoke(judge, ["stats", str(path)])
     assert "1 pairs, 2 verdicts" in table.stdout
     assert "Cohen's kappa with the label" in table.stdout
+
+
+def test_probabilities_that_contradict_their_verdicts_are_told_of(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.jsonl", {**ROW, "p_a": 0.9}, {**ROW, "order": "ba", "p_a": 0.2})
+    told = CliRunner().invoke(judge, ["stats", str(path), "--json"])
+    assert "1 verdicts contradict their p_a" in told.stderr
+    assert json.loads(told.stdout)["pairs"] == 1
