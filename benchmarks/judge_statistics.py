@@ -4,8 +4,8 @@
 
 Three tables: LLMBar's eight judges on MT-Bench and FairEval (accuracy by order, right in both, order agreement,
 kappas), PandaLM's three annotators and two judges (Cohen's kappa, Krippendorff's alpha), and AlpacaEval's win rates,
-raw and with length controlled. The data is found through RLAIF_DATA and is not part of this repository. Exits with 1 where
-a published number is not reproduced to its last digit.
+raw and with length controlled. The data is found through RLAIF_DATA and is not part of this repository. Exits with 1
+where a published number is not reproduced to its last digit.
 """
 
 import csv
