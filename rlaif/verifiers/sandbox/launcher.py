@@ -258,7 +258,7 @@ def _stop_unwanted(starting: "asyncio.Future[Server]") -> None:
 
 @dataclass
 class _Output:
-    """What a run wrote to one descriptor, up to a limit."""
+    """What a run wrote to one descriptor, up to a limit; ``full`` once there was more."""
 
     fd: int
     limit: int
@@ -274,8 +274,9 @@ class _Output:
                 return True
             if not chunk:
                 return False
-            self.kept += chunk[: self.limit - len(self.kept)]
-            self.full = len(chunk) > 0 and len(self.kept) >= self.limit
+            left = self.limit - len(self.kept)
+            self.kept += chunk[:left]
+            self.full = len(chunk) > left
         return False
 
 

@@ -359,35 +359,35 @@ def _run(
         _become_run(zygote, guest, received, limits, halves, tell, parent)
     for fd in (tell, *received):
         os.close(fd)
-    late = _watch(zygote, pid, deadline, events)
+    killed = _watch(zygote, pid, deadline, events)
     _, status, usage = os.wait4(pid, 0)
     said = os.read(told, 1 << 12)
     os.close(told)
-    if said != b"\n":  # written before the first line of the program, so the program cannot bring this about
+    if said != b"\n" and killed != "asked":  # said before the first line of the program, which cannot bring it about
         return {"failed": said.decode(errors="replace") or f"it ended while it was prepared (status {status})"}
     cpu = usage.ru_utime + usage.ru_stime
-    return {"status": status, "late": late, "cpu": cpu, "memory_mb": usage.ru_maxrss >> 10}
+    return {"status": status, "late": killed == "late", "cpu": cpu, "memory_mb": usage.ru_maxrss >> 10}
 
 
-def _watch(zygote: Zygote, pid: int, deadline: float, events: select.poll) -> bool:
-    """Until it has ended; whether the deadline ended it."""
+def _watch(zygote: Zygote, pid: int, deadline: float, events: select.poll) -> str:
+    """Until it has ended; why it was killed: "late", "asked" (by the host) or not at all ("")."""
     process = os.pidfd_open(pid)
     events.register(process, select.POLLIN)
-    late = False
+    killed = ""
     try:
         while True:
             left = max(0.0, deadline - time.monotonic())
-            ready = [fd for fd, _ in events.poll(None if late else math.ceil(left * 1000))]
+            ready = [fd for fd, _ in events.poll(None if killed else math.ceil(left * 1000))]
             if process in ready:
-                return late
-            late = late or not ready
-            if zygote.host.fileno() in ready and zygote.host.recv(16) == b"kill":
-                os.kill(pid, signal.SIGKILL)
-            elif ready:  # the host is gone, or says what it should not
+                return killed
+            if not ready:
+                killed = "late"
+            elif zygote.host.fileno() in ready and zygote.host.recv(16) == b"kill":
+                killed = killed or "asked"
+            else:  # the host is gone, or says what it should not
                 os.kill(pid, signal.SIGKILL)
                 os._exit(1)
-            else:
-                os.kill(pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
     finally:
         events.unregister(process)
         os.close(process)
