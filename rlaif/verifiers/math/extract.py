@@ -10,8 +10,8 @@ bare       the whole completion, if it is a formula, a number or a letter and no
 conclusion the value that the last sentence with a number in it states (below)
 ========== ============================================================================================
 
-Nothing inside ``<think>`` counts, closed or not. Of a long completion only the last `WINDOW` characters after thinking
-are searched; every search is linear in them.
+Nothing inside ``<think>`` counts, closed or not. Of a long completion only the end is searched (`WINDOW` characters
+for boxes, fewer for the other forms); every search is linear in it.
 
 The value a sentence states: of a formula in math mode, the last one; else, after the last "=", the first number; else
 the first number that the question does not mention already ("Kylar pays $64 for the 16 glasses"); else the last one.
@@ -30,7 +30,8 @@ from rlaif.verifiers.math.parse import LONGEST, TooComplex, Unreadable, parse
 Form = Literal["boxed", "hash", "phrase", "bare", "conclusion"]
 FORMS: tuple[Form, ...] = ("boxed", "hash", "phrase", "bare", "conclusion")
 
-WINDOW = 100_000  # characters after thinking that are searched
+WINDOW = 100_000  # characters, after thinking, in which a box may stand
+_LATE = 20_000  # characters in which another form may
 _TAIL = 2_000  # characters in which a concluding sentence may stand
 _SENTENCE = 600  # characters of one
 
@@ -45,13 +46,13 @@ class Extracted:
 def extract(completion: str, forms: Sequence[Form] = FORMS, question: str = "") -> Extracted | None:
     """The answer's text; None if there is none."""
     said = outside_thinking(completion)
-    whole_words = _last(said, WINDOW)
+    late = _last(said, _LATE)
     for form in forms:
         if form == "boxed":
             if boxes := boxed(said[-WINDOW:]):
                 rivals = tuple(box for box in boxes[:-1] if box.strip() != boxes[-1].strip())
                 return Extracted(boxes[-1], form, rivals)
-        elif (text := _FINDERS[form](whole_words, question)) is not None:
+        elif (text := _FINDERS[form](late, question)) is not None:
             return Extracted(text, form)
     return None
 
