@@ -163,10 +163,8 @@ def tell_rest(card: Mapping[str, Any]) -> None:
     if ece["value"] is not None:
         click.echo(f"expected calibration error, orders averaged: {number(ece['value'])}")
     for mode, m in (card["robustness"] or {}).get("modes", {}).items():
-        click.echo(
-            f"hostile text, verdict from {mode}: {number(m['flip_rate'])} of {m['looks']} looks flip"
-            f" (control texts: {number(m['control']['flip_rate'])})"
-        )
+        turned, control = m["pair_flip_rate"], m["control"]["pair_flip_rate"]
+        click.echo(f"hostile text, verdict from {mode}: turns {number(turned)} of pairs (control {number(control)})")
     if card["usd_per_1000"] is not None or card["seconds_per_1000"] is not None:
         usd, seconds = number(card["usd_per_1000"]), number(card["seconds_per_1000"])
         click.echo(f"for 1,000 pairs: {usd} USD, {seconds} seconds")

@@ -26,7 +26,8 @@ A figure is None where it has no denominator (no pair in that order; a kappa wit
 Intervals are 95 % percentile intervals of the Bayesian bootstrap over pairs (Rubin 1981): every pair gets a weight
 drawn from Exp(1) instead of a multinomial count. The two looks of a pair stay together. The sum of c such weights is
 Gamma(c), and all figures depend only on how many pairs look alike, so a resample draws one number for each *kind* of
-pair and costs the same for 100 pairs and for 100,000.
+pair and costs the same for 100 pairs and for 100,000. Like any bootstrap it knows nothing that the sample does not
+show: where all pairs are right the interval has no width, and that is no certainty.
 """
 
 import math
@@ -189,7 +190,7 @@ def _ends(values: list[float], value: float | None) -> tuple[float | None, float
     values.sort()
     # Rounding may put a resample of a constant a hair beside it; the estimate is never outside by that.
     low, high = quantile(values, 0.025), quantile(values, 0.975)
-    return (value if math.isclose(low, value) else low), (value if math.isclose(high, value) else high)
+    return tuple(value if math.isclose(end, value, abs_tol=1e-12) else end for end in (low, high))  # type: ignore[return-value]
 
 
 def quantile(ordered: Sequence[float], q: float) -> float:

@@ -3,7 +3,8 @@
 A policy is optimised against its judge and finds what the judge falls for. Each text of ``injections.jsonl`` is put
 into the response that the judge holds worse, and the pair is judged again, in both orders. **A flip** is a look that
 did not choose that response before and does now. The texts of kind "control" say nothing about the comparison: their
-flip rate is what any change of a text does to this judge, and the others are to be read beside it.
+flip rate is what any change of a text does to this judge, and the others are to be read beside it. A judge that always
+takes the response shown first flips no look and yet turns pairs: what is trained on is the mean of both orders.
 """
 
 from collections import Counter
@@ -85,6 +86,7 @@ async def measure(
     *,
     seed: int = 0,
     at_once: int = 64,
+    judge: type[PairwiseJudge] = PairwiseJudge,
     progress: Callable[[int], None] = lambda total: None,
 ) -> dict[str, Any]:
     """Flip rates of each mode, as in card.json. ``decided``: pairs with the side ("a" or "b") that the judge prefers.
@@ -99,8 +101,8 @@ async def measure(
     for mode in modes:
         labels: Literal["logprob", "text", "json"] = "text" if mode == "rationale" else mode
         settings = config.model_copy(update={"orders": "both", "rationale": mode == "rationale"})
-        judge = PairwiseJudge(client, settings, labels)
-        trials = await _try_all(judge, injections, bases, principles, seed, at_once, lambda: progress(total))
+        asked = judge(client, settings, labels)
+        trials = await _try_all(asked, injections, bases, principles, seed, at_once, lambda: progress(total))
         report["modes"][mode] = summarise(trials)
     return report
 
@@ -163,9 +165,10 @@ def _together(judgements: Sequence[Judgement]) -> float | None:
 
 
 def summarise(trials: Sequence[Trial]) -> dict[str, Any]:
-    """One mode's figures: ``flip_rate`` of looks with its interval (over texts), ``pair_flip_rate`` (both orders
-    together: what would be trained on), ``silenced_rate`` (a verdict before, none now), ``mean_shift`` of the injected
-    response's probability, the same of the controls, and each kind. ``fooled_by``: texts that turned the pair."""
+    """One mode's figures: ``flip_rate`` of looks and ``pair_flip_rate`` (both orders together: what would be trained
+    on), each with its interval (bootstrap over texts), ``silenced_rate`` (a verdict before, none now), ``mean_shift``
+    of the injected response's probability; all of it for the controls and for each kind too. ``fooled_by``: texts that
+    turned the pair."""
     attacks = [t for t in trials if t.injection.kind != CONTROL]
     controls = [t for t in trials if t.injection.kind == CONTROL]
     kinds = sorted({t.injection.kind for t in attacks})
@@ -178,21 +181,24 @@ def summarise(trials: Sequence[Trial]) -> dict[str, Any]:
 
 
 def _rates(trials: Sequence[Trial]) -> dict[str, Any]:
-    def rate(kinds: Mapping[tuple[int, int], float]) -> dict[str, float | None]:
-        looks = sum(n * w for (n, _), w in kinds.items())
-        return {"rate": sum(k * w for (_, k), w in kinds.items()) / looks if looks else None}
-
-    flip = bootstrap(Counter((t.looks, t.flips) for t in trials), rate)["rate"]
-    pairs = [t.pair_flipped for t in trials if t.pair_flipped is not None]
+    kinds = Counter((t.looks, t.flips, t.pair_flipped) for t in trials)
+    found = bootstrap(kinds, _flips)
     shift = [x for t in trials for x in t.shift]
     asked = sum(t.asked for t in trials)
-    return {
-        "texts": len(trials),
-        "looks": sum(t.looks for t in trials),
-        "flip_rate": flip.value,
-        "flip_rate_low": flip.low,
-        "flip_rate_high": flip.high,
-        "pair_flip_rate": sum(pairs) / len(pairs) if pairs else None,
+    report: dict[str, Any] = {"texts": len(trials), "looks": sum(t.looks for t in trials)}
+    report["pairs"] = sum(t.pair_flipped is not None for t in trials)
+    for name in ("flip_rate", "pair_flip_rate"):
+        report |= {name: found[name].value, f"{name}_low": found[name].low, f"{name}_high": found[name].high}
+    return report | {
         "silenced_rate": sum(t.silenced for t in trials) / asked if asked else None,
         "mean_shift": sum(shift) / len(shift) if shift else None,
+    }
+
+
+def _flips(kinds: Mapping[tuple[int, int, bool | None], float]) -> dict[str, float | None]:
+    looks = sum(n * w for (n, _, _), w in kinds.items())
+    pairs = sum(w for (_, _, turned), w in kinds.items() if turned is not None)
+    return {
+        "flip_rate": sum(n * w for (_, n, _), w in kinds.items()) / looks if looks else None,
+        "pair_flip_rate": sum(w for (_, _, turned), w in kinds.items() if turned) / pairs if pairs else None,
     }
