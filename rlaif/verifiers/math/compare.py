@@ -237,7 +237,7 @@ RULES: dict[tuple[type, type], Rule] = {
     (Relation, Relation): relations,
     **{
         (Relation, other): named_value
-        for other in (Number, Expr, Quantity, Numeral, Tuple, Interval, Set, Union, Matrix, Text)
+        for other in (Number, Expr, Quantity, Numeral, Tuple, Interval, Set, Union, Matrix)
     },
 }
 

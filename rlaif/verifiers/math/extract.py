@@ -161,8 +161,8 @@ def _conclusion(said: str, question: str) -> str | None:
 
 _FORMULA = re.compile(r"(?<![\\\w])\$([^$\n]+)\$(?!\d)|\\\((.+?)\\\)|\\\[(.+?)\\\]")
 _NUMBER = re.compile(
-    r"(?<![\w^_\\.{/])([-−]\s?)?(?:\\?\$|[€£¥₹])?([-−])?((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s?/\s?\d+)?)"
-    r"(\s?\\?%| (?:million|billion|trillion)\b)?(?:[kmc]?[gm]|m[Ll]|L|lbs?|oz|ft|in|hrs?|h|s)?(?![\w^{])"
+    r"(?<![\w^_\\.{/:])([-−]\s?)?(?:\\?\$|[€£¥₹])?([-−])?((?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s?/\s?\d+)?)"
+    r"(\s?\\?%| (?:million|billion|trillion)\b)?(?:[kmc]?[gm]|m[Ll]|L|lbs?|oz|ft|in|hrs?|h|s)?(?![\w^{]|:\d)"
 )
 
 

@@ -25,6 +25,7 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 MEMORY_MB = 1024
@@ -36,6 +37,7 @@ def main(descriptor: int) -> NoReturn:
     host = os.getppid()
     control = socket.socket(fileno=descriptor)
     os.environ.clear()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the host's; we end when it does
     try:
         from rlaif.verifiers.math import algebra
 
@@ -150,23 +152,50 @@ def _answer(question: dict[str, str | None], algebra: Any, reply: Any) -> dict[s
 # ---------------------------------------------------------------------------------------------------- confinement
 
 
+_seccomp_holds = False  # set by the fork-server before it forks a worker
+
+
 def _confine_files() -> list[str]:
-    """What holds for the fork-server and so for all workers. Returns what was applied."""
+    """What holds for the fork-server and so for all workers. Returns what was applied, and what workers will add."""
+    global _seccomp_holds
+    applied = ["limits"]
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
-        return ["limits"]
+        return applied
     from rlaif.verifiers.sandbox import _landlock, _linux
 
-    applied = ["limits"]
     _linux.prctl(_linux.PR_SET_NO_NEW_PRIVS, 1)
     version = _landlock.abi()
-    if version:
-        folders = {os.path.realpath(p) for p in (*sys.path, os.path.dirname(os.__file__)) if p and os.path.isdir(p)}  # noqa: PTH112, PTH120
-        opened = [os.open(folder, os.O_PATH | os.O_CLOEXEC) for folder in folders]
-        _landlock.restrict([(fd, _landlock.READ) for fd in opened], version)
-        for fd in opened:
-            os.close(fd)
-        applied.append(f"landlock {version}")
-    return [*applied, "seccomp"]
+    with contextlib.suppress(OSError):  # refused here (another sandbox's filter): then it is not in the list
+        if version:
+            folders = {os.path.realpath(p) for p in (*sys.path, os.path.dirname(os.__file__)) if p and os.path.isdir(p)}  # noqa: PTH112, PTH120
+            opened = [os.open(folder, os.O_PATH | os.O_CLOEXEC) for folder in folders]
+            _landlock.restrict([(fd, _landlock.READ) for fd in opened], version)
+            for fd in opened:
+                os.close(fd)
+            applied.append(f"landlock {version}")
+    if _child_is_able_to(_filter_calls):
+        _seccomp_holds = True
+        applied.append("seccomp")
+    return applied
+
+
+def _child_is_able_to(act: Callable[[], None]) -> bool:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            act()
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def _filter_calls() -> None:
+    from rlaif.verifiers.sandbox import _linux, _seccomp
+
+    machine = platform.machine()
+    before, after = _seccomp.program(machine, threads=False, own_tree=False)
+    _linux.set_filter(before + _seccomp.own_pid(machine, os.getpid()) + after)
 
 
 def _confine_process(descriptor: int) -> None:
@@ -174,7 +203,6 @@ def _confine_process(descriptor: int) -> None:
     os.closerange(descriptor + 1, 256)
     with contextlib.suppress(OSError):
         os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MB << 20, MEMORY_MB << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
@@ -182,12 +210,11 @@ def _confine_process(descriptor: int) -> None:
     sys.setrecursionlimit(3000)
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
         return
-    from rlaif.verifiers.sandbox import _linux, _seccomp
+    from rlaif.verifiers.sandbox import _linux
 
     _linux.prctl(_linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() == 1:
-        os._exit(1)
+        os._exit(1)  # the fork-server died before that
     _linux.drop_capabilities()
-    machine = platform.machine()
-    before, after = _seccomp.program(machine, threads=False, own_tree=False)
-    _linux.set_filter(before + _seccomp.own_pid(machine, os.getpid()) + after)
+    if _seccomp_holds:
+        _filter_calls()

@@ -27,7 +27,7 @@ from rlaif.verifiers.math.answers import (
 )
 from rlaif.verifiers.math.exact import NotExact, evaluate
 from rlaif.verifiers.math.fold import clean, fold
-from rlaif.verifiers.math.units import CURRENCY, MULTIPLIERS, UNITS, normal_unit
+from rlaif.verifiers.math.units import CURRENCY, MULTIPLIERS, NO_UNIT, UNITS, normal_unit
 
 LONGEST = 2_000  # characters of an answer
 DEEPEST = 40  # brackets within brackets
@@ -242,7 +242,7 @@ def _quantity(text: str) -> Answer | None:
         return Number(Fraction(int(amount_text)))
     if words in ("percent", "per cent"):
         return _measure(amount_text, "%", 1)
-    if not words or len(words.split()) > 5 or re.search(r"\d", words):
+    if not words or len(words.split()) > 5 or re.search(r"\d", words) or (NO_UNIT.search(words) and not found["paren"]):
         return None
     return _measure(amount_text, words, int(found["power"] or 1))
 
@@ -272,8 +272,11 @@ def _measure(amount_text: str, words: str, power: int) -> Answer | None:
 _DECIMAL = re.compile(r"[-+]?\s*(\d*)\.(\d+)(?:\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*\{?\s*(-?\d{1,4})\s*\}?)?")
 
 
+_FLOAT = re.compile(r"^([-+]?\d+(?:\.\d+)?)[eE]\+?(-?\d{1,3})$")  # as programs write it
+
+
 def _number(text: str) -> Number | None:
-    text = _without_thousands(text)
+    text = _FLOAT.sub(r"\1 \\times 10^{\2}", _without_thousands(text))
     text = re.sub(r"(?<![\d.,])(\d{1,3})((?: \d{3})+)(?![\d/])", lambda m: m[0].replace(" ", ""), text)
     try:
         value = evaluate(text)
@@ -367,7 +370,7 @@ def name_of(answer: Answer) -> str | None:
         case Choice(letter):
             return letter
         case Text(words):
-            return words if not re.search(r"\d", words) else None
+            return words if not re.search(r"\d|\bnot\b", words) else None
         case Expr(latex) if _NAME.fullmatch(latex) and latex not in (r"\infty", r"\pi", r"\emptyset", "e", "i"):
             return latex
     return None

@@ -51,7 +51,21 @@ UNITS: dict[str, tuple[str, Fraction]] = {
 }
 # What stands before a number, or after it, as a sign.
 CURRENCY = {"$": "dollar", "€": "euro", "£": "gbp", "¥": "yen", "₹": "rupee"}
-MULTIPLIERS = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+MULTIPLIERS = {
+    "dozen": 12,
+    "hundred": 10**2,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+}
+# Words after a number that make it another number, or a sentence: "5 squared", "5 plus three", "5 is wrong".
+NO_UNIT = re.compile(
+    r"\b(?:plus|minus|squared|cubed|hal(?:f|ves)|thirds?|fourths?|quarters?|fifths?|sixths?|eighths?|tenths?|hundredths?"
+    r"|thousandths?|than|factorial|root|over|power|modulo?|negative|not|is|are|was|were|but|if|because|since|unless"
+    r"|wrong|false|incorrect)\b|\btimes\s+\w",
+    re.IGNORECASE,
+)
 _IRREGULAR = {"feet": "foot", "inches": "inch", "children": "child", "people": "person", "pennies": "penny"}
 _POWER = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 
