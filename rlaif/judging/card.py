@@ -24,6 +24,7 @@ from rlaif.config.base import Config
 from rlaif.config.generate import JudgeConfig
 from rlaif.constitution import constitution_digest, load_constitution
 from rlaif.engine import Budget, Ledger, open_client
+from rlaif.engine.ledger import BATCH
 from rlaif.errors import InputError, QualityError
 from rlaif.judges import judge_comparison
 from rlaif.judges.pairwise import PairwiseJudge, resolve_labels
@@ -90,15 +91,33 @@ def check(
     """
     if len(config.judge.models) != 1:
         raise InputError(f"judge.models: a card is about one judge (found {len(config.judge.models)} models).")
-    pairs = read_gold(config.data)
-    constitution = load_constitution(config.constitution) if config.constitution else _default_constitution()
-    injections = load_injections() if config.modes is None or config.modes else []
+    work = _prepared(config, limit)
     with open_run(config.out, config, fresh=fresh) as ledger:
-        card = asyncio.run(_Check(config, pairs[:limit], constitution, injections, ledger, progress).main())
+        card = asyncio.run(_Check(config, *work, ledger, "judge", progress).main())
+    return _passed(card, min_kappa)
+
+
+def gate(config: CheckConfig, ledger: Ledger, min_kappa: float | None = None, progress: Progress | None = None) -> Card:
+    """As `check`, for a run that is about to begin: the replies go into its own ``ledger`` (as stage "gold") and count
+    towards its budget; the card goes to the folder ``config.out``."""
+    work = _prepared(config, None)
+    with on_disk(config.out):
+        config.out.mkdir(parents=True, exist_ok=True)
+    return _passed(asyncio.run(_Check(config, *work, ledger, "gold", progress).main()), min_kappa)
+
+
+def _prepared(config: CheckConfig, limit: int | None) -> tuple[list[GoldPair], Constitution, list[Injection]]:
+    """Everything that can be wrong before anything is spent."""
+    pairs = read_gold(config.data)[:limit]
+    constitution = load_constitution(config.constitution) if config.constitution else _default_constitution()
+    return pairs, constitution, load_injections() if config.modes is None or config.modes else []
+
+
+def _passed(card: Card, min_kappa: float | None) -> Card:
     if min_kappa is not None and (card.kappa is None or card.kappa < min_kappa):
         found = "undefined (no variation)" if card.kappa is None else f"{card.kappa:.3f}"
         raise QualityError(
-            f"{config.out}: the judge's kappa is {found}, less than the {min_kappa:g} asked for; everything is kept,"
+            f"{card.out}: the judge's kappa is {found}, less than the {min_kappa:g} asked for; everything is kept,"
             f" and {PAGE} shows where it fails."
         )
     return card
@@ -116,10 +135,11 @@ class _Check:
         constitution: Constitution,
         injections: Sequence[Injection],
         ledger: Ledger,
+        stage: str,
         progress: Progress | None,
     ) -> None:
         self.config, self.pairs, self.constitution, self.ledger = config, pairs, constitution, ledger
-        self.injections, self.progress = injections, progress
+        self.injections, self.stage, self.progress = injections, stage, progress
         self.budget = Budget(config.max_cost, ledger)
         self.done = 0
 
@@ -127,7 +147,7 @@ class _Check:
         config, (model,) = self.config, self.config.judge.models
         async with AsyncExitStack() as stack:
             clients = []
-            for stage in ("judge", INJECTED):
+            for stage in (self.stage, INJECTED):
                 clients.append(open_client(model, self.ledger, stage, self.budget))
                 stack.push_async_callback(clients[-1].aclose)
             self.budget.check()
@@ -243,8 +263,8 @@ class _Check:
 
     def _usd_per_1000(self, answers: Sequence[Judgement], pairs: int) -> float | None:
         """USD for 1,000 pairs: what a reply cost on average, times the requests a pair takes."""
-        models = [m for m in self.budget.report()["models"] if m["stage"] == "judge"]
-        paid = sum(s.paid for s in self.ledger.stats().stages if s.stage.removesuffix(" (batch)") == "judge")
+        models = [m for m in self.budget.report()["models"] if m["stage"] == self.stage]
+        paid = sum(s.paid for s in self.ledger.stats().stages if s.stage.removesuffix(BATCH) == self.stage)
         if not paid or not pairs or any(m["usd"] is None for m in models):
             return None
         requests = sum(len(a.request_keys) for a in answers) / pairs

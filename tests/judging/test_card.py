@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from rlaif.cli import main
 from rlaif.cli.judge import judge as command
+from rlaif.engine import Ledger
 from rlaif.errors import InputError, ProviderError, QualityError
 from rlaif.judging import Card, CheckConfig, check, read_pairs, verdict_figures
+from rlaif.judging.card import gate
 from tests.judging import judges
 
 # Every pair of different qualities 1 to 9: the better one is the label.
@@ -206,6 +209,19 @@ def test_the_page_is_self_contained_and_escapes_what_it_is_told(tmp_path: Path) 
     assert page.count("<svg") == page.count("</svg>") > 10
 
 
+def test_a_gate_asks_into_the_ledger_of_its_run_and_again_for_nothing(tmp_path: Path) -> None:
+    file = write(tmp_path / "data.jsonl", rows())
+    settings = {"data": str(file), "judge": {"models": ["scripted:tests.judging.judges:right"]}, "modes": []}
+    config = CheckConfig.model_validate(settings | {"out": tmp_path / "run" / "judge"})
+    judges.SENT.clear()
+    with Ledger.open(tmp_path / "run" / "ledger.sqlite") as ledger:
+        assert gate(config, ledger, min_kappa=0.9).kappa == 1.0
+        assert {stage.stage for stage in ledger.stats().stages} == {"gold"}
+        assert gate(config, ledger).kappa == 1.0
+    assert len(judges.SENT) == 144
+    assert (tmp_path / "run" / "judge" / "card.html").exists()
+
+
 # --------------------------------------------------------------------------------------------------- what is no data
 
 
@@ -251,3 +267,24 @@ def test_the_command_writes_the_card_and_prints_it(tmp_path: Path) -> None:
     wrong = CliRunner().invoke(command, [*arguments, "--out", str(tmp_path / "x"), "--set", "judge.max_tokns=5"])
     assert isinstance(wrong.exception, InputError)
     assert "did you mean 'max_tokens'" in str(wrong.exception)
+
+
+@pytest.mark.parametrize(("arguments", "code"), [((), 0), (("--min-kappa", "0.5"), 0), (("--min-kappa", "1.5"), 3)])
+def test_the_exit_codes_are_those_of_the_contract(tmp_path: Path, arguments: tuple[str, ...], code: int) -> None:
+    file = write(tmp_path / "data.jsonl", rows())
+    line = ["judge", "check", "--judge", "scripted:tests.judging.judges:right", "--data", str(file)]
+    with pytest.raises(SystemExit) as ended:
+        main([*line, "--out", str(tmp_path / "card"), "--injections", "none", *arguments])
+    assert ended.value.code == code
+    assert (tmp_path / "card" / "card.json").exists()
+
+
+@pytest.mark.parametrize("line", [("check", "--judge", "no:model", "--data"), ("stats",)])
+def test_wrong_input_exits_with_2_in_one_sentence(
+    tmp_path: Path, line: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data.jsonl").write_text("{}\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["judge", *line, str(tmp_path / "data.jsonl")])
+    assert ended.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1

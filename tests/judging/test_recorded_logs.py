@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from rlaif.judges.reply import Labels, read_probabilities
 from rlaif.judging.agreement import Choice, Label, Look, Pair, cohen_kappa, krippendorff_alpha, verdict_figures
+from rlaif.types import TokenLogprobs
 
 DATA = Path(os.environ.get("RLAIF_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 pytestmark = pytest.mark.skipif(not (DATA / "judge_logs").is_dir(), reason=f"no data in {DATA}; set RLAIF_DATA")
@@ -72,3 +74,17 @@ def test_pandalms_annotators_agree_as_published() -> None:
     alpha = krippendorff_alpha(list(zip(first, second, third, strict=True)))
     assert alpha is not None
     assert 0.85 < alpha < 0.88  # between the pairwise kappas, as it must be for such even annotators
+
+
+def test_alpaca_evals_preferences_are_what_we_read_from_the_same_log_probs() -> None:
+    """GPT-4 answers "m" or "M"; which of them stands for which output was drawn for each row and is not recorded."""
+    read = 0
+    for row in rows("judge_logs/alpaca_eval2_gpt4turbo_logprob_annotations.jsonl.gz"):
+        if not row.get("top_logprobs"):
+            continue
+        top = tuple(sorted(row["top_logprobs"][0].items(), key=lambda item: -item[1]))
+        p = read_probabilities(TokenLogprobs(token=top[0][0], logprob=top[0][1], top=top), Labels("m", "M"))
+        assert p is not None
+        assert min(abs(row["preference"] - 1 - x) for x in (p.first, p.second)) < 1e-7
+        read += 1
+    assert read == 3207
