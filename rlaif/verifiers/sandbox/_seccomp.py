@@ -93,6 +93,11 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "keyctl": (250, 219),
     "add_key": (248, 217),
     "request_key": (249, 218),
+    "splice": (275, 76),
+    "tee": (276, 77),
+    "vmsplice": (278, 75),
+    "sync": (162, 81),  # makes the whole machine wait for its disks
+    "syncfs": (306, 267),
     "fanotify_init": (300, 262),
     "fanotify_mark": (301, 263),
     "inotify_init": (253, None),  # tells names in folders that may not be read
@@ -158,7 +163,8 @@ _KILL_LIKE = ((62, 129), (200, 130), (234, 131), (129, 138), (297, 240))  # kill
 _CLONE_THREAD = 0x10000
 _AF_UNIX, _SOCK_STREAM, _SOCK_TYPE = 1, 1, 0xF
 _PRCTL_ALLOWED = (15, 16, 0x53564D41)  # PR_SET_NAME, PR_GET_NAME, PR_SET_VMA (glibc names its memory)
-_FCNTL_DENIED = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: a signal to anybody when a pipe is ready
+# F_SETOWN, F_SETSIG, F_SETOWN_EX: a signal to anybody when a pipe is ready; F_SETPIPE_SZ: memory that no limit counts
+_FCNTL_DENIED = (8, 10, 15, 1031)
 _IOCTL_DENIED = (0x8901, 0x8902, 0x5412, 0x541C)  # FIOSETOWN, SIOCSPGRP, TIOCSTI, TIOCLINUX
 
 _LOAD, _JUMP, _JEQ, _JGT, _JSET, _AND, _RET = 0x20, 0x05, 0x15, 0x25, 0x45, 0x54, 0x06

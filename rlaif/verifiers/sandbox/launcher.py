@@ -69,6 +69,7 @@ class Server:
                     stderr=subprocess.PIPE,
                     env=_ENVIRONMENT,
                     cwd="/",
+                    start_new_session=True,  # a Ctrl-C is for the host, which decides what becomes of its runs
                 )
         except OSError as error:
             ours.close()
@@ -218,7 +219,7 @@ class LinuxLauncher:
         """A run is over. A server that is not sound, or has done its share, is replaced when next needed."""
         if slot.server is not None:
             slot.server.runs += 1
-            if not sound or slot.server.runs >= self.runs_per_server:
+            if not sound or self._closed or slot.server.runs >= self.runs_per_server:
                 self._drop(slot)
         self._release(slot)
 

@@ -8,7 +8,7 @@ it is given, and the program comes to the run itself through them. A run gets
                  ns                                                  lsm
 ===============  ==================================================  ================================================
 files            its own tree: the interpreter's libraries (read     the host's tree, of which it can open only the
-                 only), three devices, a small /work (tmpfs)         interpreter's libraries and three devices
+                 only), three devices, a small tmpfs of its own      interpreter's libraries and devices; no own folder
 processes        its own PID namespace, in which it is number 1      no signal to any other, no view through /proc
 network          an empty network namespace                          no sockets (seccomp), no TCP (Landlock)
 user             an unused one if root, in a user namespace          an unused one if root, else the host's
@@ -19,7 +19,7 @@ both             session of its own, resource limits, no capabilities, no-new-pr
 Not covered: holes of the kernel itself; side channels (timing, caches, shared processor load); names, sizes and times
 of files the user may look up (lsm only: ``stat`` is not a Landlock right); the kernel's version and, in lsm, the
 host's name; how much processor time runs at once may use (that is the number of workers); memory of the kernel on
-behalf of a run beyond its address space and /work (pipes, page tables). The memory limit is one of address space.
+behalf of a run beyond its address space and files (pipes, page tables). The memory limit is one of address space.
 
 Standard library only, and little of it (not even pathlib): the package's other modules are not imported.
 """
@@ -52,8 +52,8 @@ PRELOADED = (
     *("heapq", "itertools", "json", "math", "operator", "random", "re", "statistics", "string", "typing"),
 )
 DEVICES = ("null", "urandom", "zero")
-WORK = "/work"
-_MAX_FILES = 512  # in /work
+WORK = "/sandbox"
+_MAX_FILES = 512  # in its folder
 _MAX_THREADS = 64
 _MAX_DESCRIPTORS = 128
 _OLD = "/.old"
@@ -96,6 +96,7 @@ def main() -> None:
     for number in (0, 1, *range(3, _LIBRARIES + 1)):
         os.dup2(null, number)
     os.environ.clear()
+    os.umask(0o022)
     try:
         zygote = Zygote(settings["tier"], host)
         if platform.machine() not in _linux.MACHINES:
@@ -287,7 +288,8 @@ def _build_tree(libraries: list[str]) -> None:
             _linux.set_mount(cache, closed | _linux.MOUNT_ATTR_NODEV, recursive=True)
     with step("close the new root"):
         os.mkdir(WORK)
-        os.symlink(WORK, "/tmp")
+        if not os.path.exists("/tmp"):  # no libraries lie there
+            os.symlink(WORK, "/tmp")
         _linux.unmount(_OLD)
         os.rmdir(_OLD)
         _linux.set_mount("/", closed | _linux.MOUNT_ATTR_NODEV, recursive=False)
@@ -462,6 +464,7 @@ def _set_limits(limits: dict[str, Any], *, private_user: bool) -> None:
         resource.RLIMIT_NOFILE: _MAX_DESCRIPTORS,
         resource.RLIMIT_MEMLOCK: 0,
         resource.RLIMIT_MSGQUEUE: 0,
+        resource.RLIMIT_SIGPENDING: 256,
         resource.RLIMIT_NICE: 0,
         resource.RLIMIT_RTPRIO: 0,
         resource.RLIMIT_STACK: 8 << 20,

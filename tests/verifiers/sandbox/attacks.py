@@ -309,7 +309,7 @@ ISOLATION = [
         "escape by a link",
         """
         any_of(lambda: os.symlink("/etc/passwd", "link"), lambda: os.symlink("/", "up"))
-        names = ("link", "up" + H["file"], "../../../../.." + H["file"], "/work/../../.." + H["file"],
+        names = ("link", "up" + H["file"], "../../../../.." + H["file"], "/sandbox/../../.." + H["file"],
                  "/proc/1/root" + H["file"], f"/proc/{H['server']}/root" + H["file"], "/.old" + H["file"])
         return any_of(*[lambda n=n: read(n) for n in names], lambda: os.link(H["file"], "hard") or "link")
         """,

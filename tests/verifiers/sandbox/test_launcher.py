@@ -254,6 +254,17 @@ async def test_an_interpreter_that_is_not_there_is_told(tier: Literal["ns", "lsm
     await launcher.aclose()
 
 
+async def test_a_host_that_keeps_its_new_files_to_itself_can_have_a_sandbox(tier: Literal["ns", "lsm"]) -> None:
+    launcher = LinuxLauncher(tier, 1, guest=GUEST)
+    before = os.umask(0o077)
+    try:
+        ending, out, error = await run(launcher, program("import csv\nprint(1)"))
+    finally:
+        os.umask(before)
+        await launcher.aclose()
+    assert (ending, out, error) == (Ending("exited", 0), b"1\n", b"")
+
+
 async def test_a_guest_that_is_broken_is_told(tier: Literal["ns", "lsm"], tmp_path: Path) -> None:
     guest = tmp_path / "broken_guest.py"
     guest.write_text("import no_such_module")
