@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from pydantic import ValidationError
-
+from rlaif.config.base import Document, validate
 from rlaif.errors import InputError
 from rlaif.verifiers.base import Task, Verifier, task_of
 
@@ -33,10 +32,11 @@ VERIFIERS = {
 }
 
 
-def open_verifier(name: str, options: Mapping[str, Any] | None = None) -> Verifier:
+def open_verifier(name: str, options: Mapping[str, Any] | None = None, document: Document | None = None) -> Verifier:
     """The verifier of that name: one of `VERIFIERS`, or ``package.module:Class`` of your own.
 
-    Raises InputError for an unknown name (with the nearest) or wrong options.
+    Raises InputError for an unknown name or wrong options (with the nearest, and where ``document``, the options as
+    they were read, says they stand).
     """
     where = VERIFIERS.get(name, name)
     module, colon, attribute = where.partition(":")
@@ -48,10 +48,6 @@ def open_verifier(name: str, options: Mapping[str, Any] | None = None) -> Verifi
         made = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise InputError(f"verifier {name!r}: cannot be loaded ({error}).") from None
-    try:
-        verifier: Verifier = made(made.Options.model_validate(dict(options or {})))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "options"
-        raise InputError(f"verifier {name!r}, {key}: {first['msg']}.") from None
+    written = document or Document(f"verifier {name!r}", dict(options or {}), {})
+    verifier: Verifier = made(validate(made.Options, written))
     return verifier
