@@ -160,8 +160,7 @@ def _reach_libraries_by_descriptor(zygote: Zygote) -> None:
     nothing else; Landlock still says what may be opened.
     """
     home = os.path.dirname(os.__file__)
-    parents = [home[:i] for i in range(1, len(home)) if home[i] == "/"] + [home]
-    if os.getuid() != 0 or all(os.stat(p).st_mode & 1 for p in parents):
+    if os.getuid() != 0 or not _closed_to_others(home):
         return
     os.dup2(os.open(home, os.O_PATH), _LIBRARIES)
     zygote.kept = _LIBRARIES + 1
@@ -174,21 +173,38 @@ def _reach_libraries_by_descriptor(zygote: Zygote) -> None:
     sys.path_importer_cache.clear()
 
 
+def _closed_to_others(path: str) -> bool:
+    parents = [path[:i] for i in range(1, len(path)) if path[i] == "/"]
+    return not all(os.stat(p).st_mode & 1 for p in (*parents, path))
+
+
+def _may_mount() -> bool:
+    """Whether this root is one that may make a mount namespace; then it is in a new one."""
+    try:
+        _linux.unshare(_linux.CLONE_NEWNS)
+    except OSError:
+        return False
+    return True
+
+
 def _unused_uid() -> int:
     return _UNUSED_UIDS[0] + os.getpid() % (1 << 22)
 
 
-def _give_up_root() -> None:
-    """Become a user that nobody else is, so that not even limits counted by user are shared."""
-    os.setgroups([])
-    try:
-        uid = _unused_uid()
-        os.setresgid(uid, uid, uid)
-    except OSError:  # a container whose users end at 65,535
-        uid = _UNUSED_UIDS[1] + os.getpid() % 1000
-        os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)
-    _linux.prctl(_linux.PR_SET_DUMPABLE, 1)  # or its own entries in /proc would be root's
+def _give_up_root(zygote: Zygote) -> None:
+    """Become a user that nobody else is, so that not even limits counted by user are shared.
+
+    Where root may not (a container of one user, CAP_SETUID dropped), runs stay its number, without its capabilities.
+    """
+    for uid in (_unused_uid(), _UNUSED_UIDS[1] + os.getpid() % 1000):  # the second where users end at 65,535
+        with contextlib.suppress(OSError):
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            _linux.prctl(_linux.PR_SET_DUMPABLE, 1)  # or its own entries in /proc would be root's
+            zygote.private_user = True
+            return
+    zygote.notes.append("no other user can be become here: runs are user 0 without capabilities")
 
 
 def _open_readable(zygote: Zygote, libraries: list[str]) -> None:
@@ -202,9 +218,7 @@ def _become_nobody(zygote: Zygote, libraries: list[str]) -> None:
         raise SetupError("Landlock is not in this kernel, or is switched off (add it to lsm= at boot; Linux 5.13)")
     _open_readable(zygote, libraries)
     if os.getuid() == 0:
-        with step("become an unused user"):
-            _give_up_root()
-        zygote.private_user = True
+        _give_up_root(zygote)
     _linux.drop_bounding_set()
 
 
@@ -212,22 +226,18 @@ def _enter_namespaces(zygote: Zygote, libraries: list[str], host_process: int) -
     """Move into namespaces of our own and fork there; the process outside stays to guard the one inside."""
     others = _linux.CLONE_NEWPID | _linux.CLONE_NEWNS | _linux.CLONE_NEWIPC | _linux.CLONE_NEWUTS | _linux.CLONE_NEWNET
     proc = os.open("/proc", os.O_PATH)
-    uid, gid = os.getuid(), os.getgid()
-    if uid == 0:
+    as_root = os.getuid() == 0 and _may_mount()
+    if as_root:
         # the tree is made as root, who may read the interpreter wherever it lies; then root is given up
-        with step("new mount namespace"):
-            _linux.unshare(_linux.CLONE_NEWNS)
         _build_tree(libraries)
-        with step("become an unused user"):
-            _give_up_root()
-        uid, gid = os.getuid(), os.getgid()
-        with step("new user namespace"):
-            _linux.unshare(_linux.CLONE_NEWUSER | others)
-        _map_user(proc, uid, gid)
-    else:
-        with step("new user namespace"):
-            _linux.unshare(_linux.CLONE_NEWUSER | others)
-        _map_user(proc, uid, gid)
+        _give_up_root(zygote)
+    elif os.getuid() == 0 and not _closed_to_others(os.path.dirname(os.__file__)):
+        _give_up_root(zygote)
+    uid, gid = os.getuid(), os.getgid()
+    with step("new user namespace"):
+        _linux.unshare(_linux.CLONE_NEWUSER | others)
+    _map_user(proc, uid, gid)
+    if not as_root:
         _build_tree(libraries)
     with contextlib.suppress(OSError):
         _linux.unshare(_linux.CLONE_NEWCGROUP)

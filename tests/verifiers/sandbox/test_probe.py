@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -64,6 +65,54 @@ def test_the_trial_catches_a_tier_that_isolates_nothing() -> None:
         reached
     )
     assert len(reached) >= 12
+
+
+SURVEY = """
+import json
+from rlaif.verifiers.sandbox.probe import survey
+print(json.dumps(survey().as_json()))
+"""
+
+
+def surveyed_inside(setup: str) -> dict[str, Any]:
+    """What is chosen in a container of one user, after ``setup`` (of the shell)."""
+    inside = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "sh",
+        "-c",
+        f'{setup} exec "$0" "$@"',
+        sys.executable,
+        "-c",
+        SURVEY,
+    ]
+    try:
+        done = subprocess.run(inside, capture_output=True, text=True, timeout=60)
+    except FileNotFoundError:
+        pytest.skip("no unshare here")
+    if done.stderr.startswith("unshare:"):
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def test_root_of_a_container_of_one_user_has_the_best_tier() -> None:
+    if best_here() != "ns":
+        pytest.skip("no namespaces here")
+    report = surveyed_inside("")
+    assert report["tier"] == "ns"
+    assert "user 0 without capabilities" in report["notes"][0]
+
+
+def test_where_namespaces_are_refused_the_next_tier_is_taken_and_the_cure_is_said() -> None:
+    if not probe._try("lsm").holds:
+        pytest.skip("no Landlock here")
+    report = surveyed_inside("echo 0 > /proc/sys/user/max_user_namespaces;")
+    assert report["tier"] == "lsm"
+    assert "user namespace" in report["missing"]["ns"]
+    assert "sysctl user.max_user_namespaces" in report["missing"]["ns"]
 
 
 def test_a_weaker_tier_is_taken_with_a_warning_that_says_why(
