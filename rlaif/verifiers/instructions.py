@@ -275,7 +275,10 @@ def written_postscript(text: str, *, postscript_marker: Word) -> bool:
 def bullets(text: str, *, num_bullets: Count) -> bool:
     """ "- item", "* item", "+ item" or "• item": "---", "* * *", "-5" and "*emphasis*" are none, and a sign alone does
     not swallow the next line."""
-    return len(re.findall(r"(?m)^[^\S\n]*+(?:[*+-][^\S\n]++|[•‣▪][^\S\n]*+)(?![\s*+-]*$)\S", text)) == num_bullets
+    return (
+        len(re.findall(r"(?m)^[^\S\n]*+(?:[*+-][^\S\n]++|[•‣▪][^\S\n]*+)(?!(?:[*+-]|[^\S\n])*+$)\S", text))
+        == num_bullets
+    )
 
 
 def one_constrained_response(text: str) -> bool:
@@ -291,7 +294,7 @@ def highlights(text: str, *, num_highlights: Count) -> bool:
 
 def headed_sections(text: str, *, section_spliter: Word, num_sections: Count) -> bool:
     """A section begins a line and each number counts once: "see Section 2" in the text is none."""
-    heads = re.findall(rf"(?im)^[\s#*_>\"'“-]*{re.escape(section_spliter)}\s?(\d+)", _lines_stripped(text))
+    heads = re.findall(rf"(?im)^(?:[#*_>\"'“-]|[^\S\n])*+{re.escape(section_spliter)}\s?(\d+)", text)
     return len(set(heads)) >= num_sections
 
 
@@ -335,10 +338,6 @@ def _is_english(text: str) -> bool:
 def _whole(word: str, *, plural: bool = False) -> re.Pattern[str]:
     ending = "(?:e?s)?" if plural else ""
     return re.compile(rf"(?<!\w){re.escape(word.strip())}{ending}(?!\w)", re.IGNORECASE)
-
-
-def _lines_stripped(text: str) -> str:
-    return "\n".join(line.strip() for line in text.split("\n") if line.strip())
 
 
 # -------------------------------------------------------------------------------------------------------- the tables

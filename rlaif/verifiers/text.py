@@ -15,8 +15,8 @@ name             a completion passes when
 A task's own column comes before the option of the same name, so one config serves rows that differ.
 
 Normalisation of ``exact`` and ``f1`` (SQuAD's, in this order): Unicode NFKC, invisible characters removed, small
-letters, ASCII punctuation removed, the articles "a", "an", "the" removed, white space folded. ``normalise: none``
-compares the text itself, only without white space around it.
+letters, ASCII punctuation removed, the articles "a", "an", "the" removed, white space folded; a step that would leave nothing
+is left out ("A", "+"). ``normalise: none`` compares the text itself, only without white space around it.
 """
 
 import asyncio
@@ -158,8 +158,10 @@ def normalised(text: str, how: Normalise) -> str:
     """``text`` as ``exact`` and ``f1`` compare it (see the header)."""
     if how == "none":
         return text.strip()
-    text = visible(unicodedata.normalize("NFKC", text)).lower().translate(_PUNCTUATION)
-    return " ".join(_ARTICLES.sub(" ", text).split())
+    text = visible(unicodedata.normalize("NFKC", text)).lower()
+    for shorter in (text.translate(_PUNCTUATION), _ARTICLES.sub(" ", text.translate(_PUNCTUATION))):
+        text = shorter if shorter.strip() else text
+    return " ".join(text.split())
 
 
 _References = str | int | float | list[str] | tuple[str, ...]
@@ -438,8 +440,9 @@ class CitationsVerifier(TextVerifier[CitationsOptions, str]):
     """Every quotation stands word for word in the column ``source`` (a text or a list of texts).
 
     White space, case, invisible characters and the kind of quotation marks do not count; "..." or "[...]" may leave
-    something out, as long as the parts follow in order within one source. A full stop or comma set inside the closing
-    mark is not the source's. A mark that is never closed fails: what it quotes cannot be checked.
+    something out, as long as the parts have two words or more and follow in order within one source. A full stop or
+    comma set inside the closing mark is not the source's. A mark that is never closed fails: what it quotes cannot be
+    checked.
     """
 
     identity = "citations@1"
@@ -483,12 +486,14 @@ def _folded(text: str) -> str:
 def _in_order(quote: str, source: str) -> bool:
     parts = [p for p in map(_folded, _ELLIPSIS.split(quote)) if p.strip(string.punctuation + " ")]
     at = 0
+    if not parts or (len(parts) > 1 and any(len(part.split()) < 2 for part in parts)):
+        return False  # single words with "..." between them could say anything
     for part in parts:
         found = _find_words(source, part.rstrip(".,;:!? "), at)
         if found < 0:
             return False
         at = found + 1
-    return bool(parts)
+    return True
 
 
 def _find_words(source: str, part: str, start: int) -> int:

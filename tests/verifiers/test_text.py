@@ -33,6 +33,9 @@ TABLE: list[tuple[str, Task, Task, str, float]] = [
     ("exact", {"normalise": "none"}, {"reference": "Paris"}, "Paris\n", 1.0),
     ("exact", {"drop_thinking": True}, {"reference": "Paris"}, "<think>Rome?</think>Paris", 1.0),
     ("exact", {"drop_thinking": True}, {"reference": "Paris"}, "<think>Paris", 0.0),
+    ("exact", {}, {"reference": "A"}, "a", 1.0),
+    ("exact", {}, {"reference": "A"}, "the", 0.0),
+    ("exact", {}, {"reference": "<="}, " <=", 1.0),
     ("f1", {}, {"reference": "the quick brown fox"}, "quick brown fox", 1.0),
     ("f1", {}, {"reference": "quick brown fox"}, "quick red fox", 2 / 3),
     ("f1", {}, {"reference": "quick brown fox"}, "dog", 0.0),
@@ -117,7 +120,7 @@ async def test_golden(name: str, options: Task, task: Task, completion: str, val
     [
         ("exact", {}, {}, "reference must be text"),
         ("exact", {}, {"reference": "  "}, "reference must be text"),
-        ("exact", {}, {"reference": "the"}, "reference must be text"),
+        ("exact", {}, {"reference": "\u200b"}, "reference must be text"),
         ("exact", {}, {"reference": [True]}, "reference must be text"),
         ("f1", {}, {"reference": []}, "reference must be text"),
         ("choice", {}, {"reference": "A"}, "'choices'"),
