@@ -44,8 +44,9 @@ def _same_words(want: list[str], got: list[str], how: Compare, tolerance: float)
 
 
 def _close(want: str, got: str, tolerance: float) -> bool:
-    if not any(c in ".eE" for c in want + got) or len(got) > 400:
-        return False  # whole numbers are equal or not
+    both = want + got
+    if not any(c in both for c in ".eE") or "_" in both or len(both) > 800:
+        return False  # whole numbers are equal or not; an underscore is Python's own
     try:
         a, b = float(want), float(got)
     except ValueError:

@@ -268,6 +268,8 @@ def _program(
         remote.append("check")  # a function under test that has the name of the tests' own
     if not remote:
         raise TaskError("the tests use nothing that an answer defines; give `entry_point`, the name of the function.")
+    if not any(_can_fail(node) for tree in trees for node in ast.walk(tree)):
+        raise TaskError("the tests have no assert, no test function and no unittest.TestCase.")
     if check and entry is None:
         raise TaskError("tests that define check(candidate) need `entry_point`: the name of the function.")
     program = Program(("\n".join(imports), *given), tuple(remote), tuple(setup), tuple(sources), entry, check)
@@ -337,6 +339,12 @@ def _checks(tree: ast.Module) -> bool:
     calls = [n.value.func for n in tree.body if isinstance(n, ast.Expr) and isinstance(n.value, ast.Call)]
     called = any(isinstance(f, ast.Name) and f.id == "check" for f in calls)
     return not called and any(isinstance(n, ast.FunctionDef) and n.name == "check" for n in tree.body)
+
+
+def _can_fail(node: ast.AST) -> bool:
+    if isinstance(node, ast.ClassDef):
+        return any(isinstance(b, ast.Name | ast.Attribute) and "TestCase" in ast.unparse(b) for b in node.bases)
+    return isinstance(node, ast.Assert) or (isinstance(node, ast.FunctionDef) and node.name.startswith("test"))
 
 
 def _expected_literals(trees: Iterable[ast.Module]) -> Iterable[str]:

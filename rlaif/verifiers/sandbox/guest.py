@@ -278,6 +278,8 @@ def names_in(node: ast.AST) -> Iterator[str]:
         yield node.attr
     elif isinstance(node, ast.alias):
         yield from node.name.split(".")
+    elif isinstance(node, ast.ImportFrom):
+        yield from (node.module or "").split(".")
 
 
 def literal_text(node: ast.AST) -> str:

@@ -139,7 +139,7 @@ class Session:
         Raises Ended."""
         reply = await self.guest.ask(question)
         if "too_large" in reply:
-            raise Ended("resource", f"it returned a value {str(reply['too_large'])[:100]}")
+            raise Ended("resource", f"it returned {str(reply['too_large'])[:100]}")
         if "exit" in reply:
             raise Ended("crashed", f"it ended the program ({str(reply['exit'])[:200]})")
         kept: Message = {key: reply[key] for key in ("value", "raised", "with", "text", "args", "end") if key in reply}

@@ -1,7 +1,7 @@
 """Values as they cross between a sandbox and us: plain JSON with tags, of exact builtin types only.
 
 ====================================  =====================================================
-None, bool, str, small int, float     themselves (strings may hold lone surrogates: ASCII escapes)
+None, bool, str, small int, float     themselves
 list                                  a JSON list
 big int, NaN, infinities              ``{"int": "0x..."}``, ``{"float": "nan"}``
 everything else                       ``{"tuple": [...]}``, ``{"dict": [[key, value], ...]}``, ...
@@ -20,13 +20,15 @@ import builtins
 import json
 import math
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
 MAX_DEPTH = 100  # far below the interpreter's recursion limit, which json obeys too
 MAX_ITEMS = 1_000_000  # shared parts count each time they are met, so a value cannot unfold without bound
+_CONTAINER = 8  # what a container counts besides its parts
+MAX_CHARS = 8 << 20
 _SMALL = 2**63  # a larger int is written in base 16, which no digit limit concerns and no quadratic algorithm slows
 
 
@@ -81,6 +83,8 @@ class _Encoder:
         kind = type(value)
         if kind in _AS_IS:
             return value
+        if kind is str:
+            return _text(value)
         if kind is int:
             return value if -_SMALL < value < _SMALL else {"int": hex(value)}
         if kind is float:
@@ -100,17 +104,28 @@ class _Encoder:
             raise Unencodable(f"an object of type {kind.__name__}")
         return self.box(value)
 
-    def items(self, values: Iterable[Any], depth: int) -> list[Any]:
+    def items(self, values: Collection[Any], depth: int) -> list[Any]:
         if depth <= 0:
-            raise TooLarge(f"nested more than {MAX_DEPTH} deep")
-        encoded = [self.encode(v, depth - 1) for v in values]
-        self.room -= len(encoded)
+            raise TooLarge(f"a value nested more than {MAX_DEPTH} deep")
+        self.room -= len(values) + _CONTAINER
         if self.room < 0:
-            raise TooLarge(f"more than {MAX_ITEMS:,} parts")
-        return encoded
+            raise TooLarge(f"a value of more than {MAX_ITEMS:,} parts")
+        return [self.encode(v, depth - 1) for v in values]
 
 
-_AS_IS = frozenset((type(None), bool, str))
+def _text(value: str) -> Any:
+    if len(value) > MAX_CHARS:
+        raise TooLarge(f"a text of {len(value):,} characters")
+    if value.isascii():
+        return value
+    try:
+        value.encode("utf-8")
+        return value
+    except UnicodeEncodeError:  # halves of surrogate pairs: JSON would join two of them to one character
+        return {"str": value.encode("utf-8", "surrogatepass").hex()}
+
+
+_AS_IS = frozenset((type(None), bool))
 _SEQUENCES: dict[type, str] = {tuple: "tuple", set: "set", frozenset: "frozenset", deque: "deque"}
 _MAPPINGS: dict[type, str] = {dict: "dict", Counter: "counter", OrderedDict: "ordered", defaultdict: "defaultdict"}
 _SCALARS: dict[type, Callable[[Any], tuple[str, Any]]] = {
@@ -181,6 +196,7 @@ _TYPES = {name: value for name, value in vars(builtins).items() if type(value) i
 _BUILD: dict[str, Callable[[Any], Any]] = {
     "int": _hex,
     "float": float,
+    "str": lambda text: bytes.fromhex(text).decode("utf-8", "surrogatepass"),
     "bytes": bytes.fromhex,
     "bytearray": bytearray.fromhex,
     "decimal": Decimal,
