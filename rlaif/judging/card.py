@@ -307,11 +307,12 @@ class Judged:
 
 
 def _pair(gold: GoldPair, answers: Sequence[Judgement]) -> Judged:
-    """The looks at one pair: where an order has several questions, their mean; a program's verdict counts in each."""
+    """The looks at one pair: where an order has several questions, their mean; a verdict without an order (a program's)
+    counts in each. Where nothing was shown in an order there is one look, and nothing was swapped."""
     by_order: dict[str, list[Judgement]] = {
         order: [a for a in answers if a.order in (order, None)] for order in ("ab", "ba")
     }
-    shown = {a.order for a in answers if a.order is not None} or ({"ab", "ba"} if answers else set())
+    shown = {a.order for a in answers if a.order is not None} or ({"ab"} if answers else set())
     looks = {order: _look(by_order[order]) for order in by_order if order in shown}
     reasons: dict[str, str] = {
         order: next(a.outcome.reason for a in by_order[order] if isinstance(a.outcome, Unjudged))

@@ -42,7 +42,7 @@ def run(tmp_path: Path, name: str, data: list[dict[str, Any]] | None = None, **s
     model = {"model": f"scripted:tests.judging.judges:{name}", "logprobs": settings.pop("logprobs", None)}
     call = {key: settings.pop(key) for key in ("limit", "min_kappa", "fresh") if key in settings}
     config = {"data": str(file), "judge": {"models": [model], **settings.pop("judge", {})}, "modes": []} | settings
-    return check(CheckConfig.model_validate(config | {"out": tmp_path / "card"}), **call)
+    return check(CheckConfig.model_validate({"out": tmp_path / "card"} | config), **call)
 
 
 # ------------------------------------------------------------------------------------------------- agreement and bias
@@ -126,6 +126,27 @@ def test_several_annotators_are_measured_against_one_another_and_the_judge(tmp_p
     assert people["agreement"] == pytest.approx((1 + 1 / 3) / 2)
     assert people["judge_agreement"] == pytest.approx((1 + 2 / 3) / 2)
     assert people["alpha"] < people["alpha_with_judge"] < 1
+
+
+def test_principles_that_a_program_decides_ask_no_model_and_count_in_each_order_beside_those_that_do(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "c.yaml").write_text(
+        'name: c\nversion: "1"\nprinciples:\n  - {id: short, check: {words: {max: 2}}}\n', encoding="utf-8"
+    )
+    judges.SENT.clear()
+    card = run(tmp_path, "right", constitution=str(tmp_path / "c.yaml")).report
+    assert not judges.SENT
+    assert card["looks"] == card["pairs"] == 72
+    assert card["tie_rate"] == 1.0
+    assert card["swap_consistency"] is None
+    with (tmp_path / "c.yaml").open("a", encoding="utf-8") as file:
+        file.write("  - {id: good, compare: 'Which is better?'}\n")
+    judge = {"principles": "all"}
+    mixed = run(tmp_path, "right", constitution=str(tmp_path / "c.yaml"), judge=judge, out=tmp_path / "2").report
+    assert len(judges.SENT) == 144
+    assert mixed["accuracy"] == mixed["swap_consistency"] == 1.0
+    assert mixed["calibration"]["ece"]["value"] == pytest.approx(0.25)  # the mean of a tie and a certainty
 
 
 def test_the_recorded_verdicts_give_the_same_figures_again(tmp_path: Path) -> None:
