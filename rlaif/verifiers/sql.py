@@ -9,7 +9,7 @@ bounded. The reference's rows never enter the process that runs the candidate's 
 comes twice counts twice. Names of columns do not count, their order does. Integers and reals compare by value, reals
 with ``tolerance``; text is never a number.
 
-Not covered: a query that is right by luck on this data. Give several databases.
+Not covered: a query that is right by luck on this data (give several databases), and Windows (limits are POSIX's).
 """
 
 import asyncio
@@ -20,10 +20,11 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import Field
 
@@ -32,6 +33,7 @@ from rlaif.types import Reward, Unverified
 from rlaif.verifiers.base import Task
 from rlaif.verifiers.text import TextOptions, answer_of, checked, excerpt, passed, unreadable
 
+T = TypeVar("T")
 Value = int | float | str | bytes | None
 Rows = tuple[tuple[Value, ...], ...]
 
@@ -77,13 +79,14 @@ class SqlVerifier:
 
     def __init__(self, options: SqlOptions) -> None:
         self.options = options
-        self._free = asyncio.Semaphore(options.workers or os.cpu_count() or 1)
+        # Threads, not an asyncio.Semaphore: trainers call from one event loop after another.
+        self._threads = ThreadPoolExecutor(options.workers or os.cpu_count() or 1, "rlaif-sql")
         self._expected = lru_cache(maxsize=4096)(self._run_reference)
 
     async def prepare(self, task: Task) -> None:
         goal = self._goal(task)
         for setup in goal.setups:
-            await asyncio.to_thread(self._expected, setup, goal.reference)
+            await self._in_thread(self._expected, setup, goal.reference)
 
     async def verify(self, completion: str, task: Task) -> Reward | Unverified:
         if (failed := unreadable(completion, self.options.max_characters)) is not None:
@@ -94,8 +97,7 @@ class SqlVerifier:
         try:
             goal = self._goal(task)
             for setup in goal.setups:
-                async with self._free:
-                    reward = await asyncio.to_thread(self._verify_on, setup, query, goal)
+                reward = await self._in_thread(self._verify_on, setup, query, goal)
                 if reward.value < 1.0:
                     return reward
         except TaskError as error:
@@ -105,7 +107,10 @@ class SqlVerifier:
         return Reward(value=1.0)
 
     async def aclose(self) -> None:
-        return None
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *arguments))
 
     def _goal(self, task: Task) -> Goal:
         setup = checked(str | list[str], task.get("setup"), f"{self.identity}: setup")

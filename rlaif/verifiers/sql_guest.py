@@ -63,6 +63,7 @@ def _close_off(database: sqlite3.Connection, seconds: float) -> list[str]:
         denied.append(function or _ACTIONS.get(action, f"action {action}"))
         return sqlite3.SQLITE_DENY
 
+    database.execute("PRAGMA temp_store = MEMORY")
     database.execute("PRAGMA query_only = ON")
     database.execute("PRAGMA trusted_schema = OFF")
     database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE)

@@ -15,8 +15,8 @@ name             a completion passes when
 A task's own column comes before the option of the same name, so one config serves rows that differ.
 
 Normalisation of ``exact`` and ``f1`` (SQuAD's, in this order): Unicode NFKC, invisible characters removed, small
-letters, ASCII punctuation removed, the articles "a", "an", "the" removed, white space folded; a step that would leave nothing
-is left out ("A", "+"). ``normalise: none`` compares the text itself, only without white space around it.
+letters, ASCII punctuation removed, the articles "a", "an", "the" removed, white space folded; a step that would leave
+nothing is left out ("A", "+"). ``normalise: none`` compares the text itself, only without white space around it.
 """
 
 import asyncio
