@@ -28,6 +28,7 @@ from rlaif.verifiers.sandbox.base import Ending, Limits, SandboxError, Tier
 HERE = Path(__file__).parent
 GUEST = HERE / "guest.py"
 RUNS_PER_SERVER = 5_000  # then a fresh one, against whatever a kernel or an allocator may keep
+NEWEST_LANDLOCK = 1 << 10  # whatever the kernel has
 _START_SECONDS = 20.0
 _GRACE_SECONDS = 10.0  # the server keeps the deadline; this is for a server that does not
 _CHUNK = 1 << 16
@@ -56,10 +57,10 @@ class Server:
     runs: int = 0
 
     @classmethod
-    def start(cls, tier: str, guest: Path, python: str) -> "Server":
+    def start(cls, tier: str, guest: Path, python: str, landlock: int = NEWEST_LANDLOCK) -> "Server":
         """Blocks until it is ready. Raises SandboxError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        settings = json.dumps({"tier": tier, "guest": str(guest), "host": os.getpid()})
+        settings = json.dumps({"tier": tier, "guest": str(guest), "landlock": landlock, "host": os.getpid()})
         try:
             with theirs:
                 process = subprocess.Popen(
@@ -123,7 +124,7 @@ class LinuxLauncher:
     """Tier ``ns`` or ``lsm`` (see zygote.py); see `rlaif.verifiers.sandbox.base.Launcher`.
 
     workers: servers, so runs at the same time; by default one a core. guest: the program that runs. python: an
-    interpreter other than this one, with the same standard library at its own place.
+    interpreter other than this one. landlock: use no newer version of it (to see how an older kernel holds).
     """
 
     def __init__(
@@ -134,12 +135,14 @@ class LinuxLauncher:
         guest: Path = GUEST,
         python: str | None = None,
         runs_per_server: int = RUNS_PER_SERVER,
+        landlock: int = NEWEST_LANDLOCK,
     ) -> None:
         self.tier: Tier = tier
         self.workers = workers or len(os.sched_getaffinity(0))
         self.guest = guest.absolute()
         self.python = python or getattr(sys, "_base_executable", "") or sys.executable
         self.runs_per_server = runs_per_server
+        self.landlock = landlock
         self.facts: dict[str, Any] = {}
         self._slots = [_Slot() for _ in range(self.workers)]
         self._lock = threading.Lock()
@@ -181,7 +184,9 @@ class LinuxLauncher:
             server.process.kill()
 
     async def _start(self, slot: _Slot) -> Server:
-        starting = asyncio.ensure_future(asyncio.to_thread(Server.start, self.tier, self.guest, self.python))
+        starting = asyncio.ensure_future(
+            asyncio.to_thread(Server.start, self.tier, self.guest, self.python, self.landlock)
+        )
         try:
             server = await asyncio.shield(starting)
         except asyncio.CancelledError:

@@ -105,7 +105,7 @@ def main() -> None:
             host_process = os.pidfd_open(settings["host"])
         if os.getppid() != settings["host"]:
             os._exit(0)  # it is gone already, and its number may be another's
-        zygote.landlock = _landlock.abi()
+        zygote.landlock = min(_landlock.abi(), settings["landlock"])
         if zygote.tier == "lsm":
             _reach_libraries_by_descriptor(zygote)
         main_of_guest = _load_guest(settings["guest"])

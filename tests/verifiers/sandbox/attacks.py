@@ -2,6 +2,8 @@
 
     python attacks.py <folder of the package rlaif> <ns | lsm | none> [attack ...]
 
+"lsm@1" is tier ``lsm`` as on a kernel whose Landlock has version 1.
+
 It needs the standard library only, so that it also runs as a user who has nothing else. It prints one JSON object:
 ``{"attacks": {id: what happened}, "before": {...}, "after": {...}}``. Each attack is followed by an honest program in
 the same server.
@@ -87,7 +89,11 @@ ISOLATION = [
     Attack(
         "I03",
         "look into home folders",
-        "return any_of(*[lambda p=p: os.listdir(p) for p in (H['home'], H['home'] + '/.ssh', '/root', '/home')])",
+        """
+        def others(folder):  # than the way to the interpreter
+            return [name for name in os.listdir(folder) if name not in os.__file__]
+        return any_of(*[lambda p=p: others(p) for p in (H["home"], H["home"] + "/.ssh", "/root", "/home")])
+        """,
     ),
     Attack("I04", "read a file of the host", "return read(H['file'])"),
     Attack(
@@ -685,8 +691,8 @@ async def attack_all(tier: str, chosen: list[Attack]) -> dict[str, Any]:
     from rlaif.verifiers.sandbox.launcher import LinuxLauncher
 
     guest = Path(__file__).parent / "tiny_guest.py"
-    python = sys.executable
-    launcher = LinuxLauncher(tier, 1, guest=guest, python=python)  # type: ignore[arg-type]
+    tier, _, version = tier.partition("@")
+    launcher = LinuxLauncher(tier, 1, guest=guest, python=sys.executable, landlock=int(version or 99))  # type: ignore[arg-type]
     results: dict[str, Any] = {}
     host = Host()
     try:
