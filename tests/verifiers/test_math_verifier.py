@@ -279,6 +279,13 @@ def test_a_dead_fork_server_is_started_again() -> None:
         pool.close()
 
 
+async def test_a_mistake_of_ours_in_a_worker_is_no_verdict(shared: Pool, monkeypatch: Any) -> None:
+    monkeypatch.setattr(shared, "_line", lambda *_: {"error": "NameError: name 'x' is not defined"})
+    verdict = await make(shared).verify(r"\boxed{x+1}", {"reference": "1+x"})
+    assert isinstance(verdict, Unverified)
+    assert verdict.reason == "infrastructure"
+
+
 def test_a_timeout_is_blamed_on_the_answer_that_hangs(shared: Pool) -> None:
     hang = r"x + 9^{9^9}"
     assert shared.ask(hang, "x") == Undecidable("gold", "timeout", "no answer within 2 s")

@@ -7,7 +7,7 @@ which those count where both are real. So ``\\ln x^2`` is ``2 \\ln x``, and ``\\
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rlaif.verifiers.math.answers import Expr, Number
@@ -37,25 +37,35 @@ class Sympy:
 
     def same(self, a: Leaf, b: Leaf) -> bool:
         x, y = self.value(a), self.value(b)
-        if _same(x, y):
-            return True
-        for decimal, other, value in ((a, b, y), (b, a, x)):
-            if isinstance(decimal, Number) and isinstance(other, Expr) and _is_approximated(decimal, value):
-                return True
-        return False
+        return _tried(lambda: _same(x, y) or _approximated(a, y) or _approximated(b, x))
 
     def same_equation(self, a: tuple[Leaf, Leaf], b: tuple[Leaf, Leaf]) -> bool:
-        f, g = (self.value(left) - self.value(right) for left, right in (a, b))
-        if f.free_symbols != g.free_symbols or not f.free_symbols:
-            return False
-        ratios = []
-        for point in _points(f.free_symbols):
-            x, y = _evaluated(f.subs(point)), _evaluated(g.subs(point))
-            if x and y:
-                ratios.append(x / y)
-                if not _close(ratios[0], ratios[-1]):
-                    return False
-        return len(ratios) >= _ENOUGH
+        sides = [(self.value(left), self.value(right)) for left, right in (a, b)]
+        return _tried(lambda: _proportional(*(left - right for left, right in sides)))
+
+
+def _tried(compare: Callable[[], bool]) -> bool:
+    """What sympy fails to compare is not shown to be equal."""
+    try:
+        return compare()
+    except (MemoryError, RecursionError, NameError):  # the last is a mistake of ours
+        raise
+    except Exception:  # its own, of many types  # noqa: BLE001
+        return False
+
+
+def _proportional(f: Any, g: Any) -> bool:
+    """Whether f / g is a constant, at the points where neither is 0."""
+    if f.free_symbols != g.free_symbols or not f.free_symbols:
+        return False
+    ratios = []
+    for point in _points(f.free_symbols):
+        x, y = _evaluated(f.subs(point)), _evaluated(g.subs(point))
+        if x and y:
+            ratios.append(x / y)
+            if not _close(ratios[0], ratios[-1]):
+                return False
+    return len(ratios) >= _ENOUGH
 
 
 def _rational(number: Number) -> Any:
@@ -118,16 +128,16 @@ def _same(x: Any, y: Any) -> bool:
     return bool(simplify(x - y) == 0)  # an unknown function, say
 
 
-def _is_approximated(decimal: Number, value: Any) -> bool:
+def _approximated(decimal: Leaf, value: Any) -> bool:
     """compare.approximates, for what is no rational."""
-    if decimal.digits < SIGNIFICANT or getattr(value, "free_symbols", True) or value.is_rational:
+    if not isinstance(decimal, Number) or decimal.digits < SIGNIFICANT:
         return False
-    other = _evaluated(value)
-    return (
-        other is not None
-        and other.imag == 0
-        and bool(abs(other.real - _mp(decimal.value)) < _mp(decimal.unit_in_last_place))
-    )
+    if getattr(value, "free_symbols", True) or value.is_rational:
+        return False
+    exact = _evaluated(value)
+    if exact is None or exact.imag != 0:
+        return False
+    return bool(abs(exact.real - _mp(decimal.value)) < _mp(decimal.unit_in_last_place))
 
 
 def _points(symbols: Any) -> Iterator[dict[Any, Any]]:

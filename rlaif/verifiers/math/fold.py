@@ -75,11 +75,12 @@ _REWRITES = [
         (r"\\text\{\s*(and|or)\s*\}", r" \1 "),
         (r"\\text\{\s*([A-Z]|\d[\d.]*|,)\s*\}", r" \1 "),
         (r"\\%", "%"),
+        (r"^\s*\\approx(?![A-Za-z])", ""),
         # braces that LaTeX lets one leave out: \frac12, \frac{a}2, \sqrt2
         (r"\\sqrt\s*(\d+|[A-Za-z]|\\pi(?![A-Za-z]))", r"\\sqrt{\1}"),
         (rf"\\frac\s*({_ONE})\s*({_ONE})", r"\\frac{\1}{\2}"),
         (rf"\\frac\s*({_ONE})\s*(?=\{{)", r"\\frac{\1}"),
-        (rf"(\\frac\s*\{{[^{{}}]*\}})\s*({_ONE})", r"\1{\2}"),
+        (rf"(\\frac\s*\{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}})\s*({_ONE})", r"\1{\2}"),
         # what people type for LaTeX
         (r"(?<=[\w)}])\*\*(?=[\w({-])", "^"),
         (r"\^\s*(-?\d\d+|-\d)", r"^{\1}"),

@@ -187,6 +187,9 @@ def _inside(left: str, right: str, content: str) -> Answer | None:
     if left == r"\{":
         if not any(items):
             return Set(())
+        if condition := _CONDITION.fullmatch(content):  # {x | 1 < x}: what it says of x
+            stated = _read_item(condition["condition"])
+            return stated if isinstance(stated, Relation) else Text(_folded(content))
         if not all(items) or len(items) > MOST_ITEMS or any(r"\ldots" in i or r"\mid" in i for i in items):
             return Text(_folded(content))
         return Set(tuple(_read_item(item) for item in items))
@@ -201,6 +204,11 @@ def _inside(left: str, right: str, content: str) -> Answer | None:
     if len(answers) == 2 and (brackets != "()" or any(a in INFINITE for a in answers)):
         return Interval(brackets, *answers)
     return Tuple(brackets, answers) if brackets in ("()", "[]") else None
+
+
+_CONDITION = re.compile(
+    r"\s*[A-Za-z]\s*(?:\\in\s*\\mathbb\s*\{?\s*R\s*\}?\s*)?(?:\||\\mid|\\vert|:)(?P<condition>[^,|:]*(?:\\le|\\ge|<|>)[^,|:]*)"
+)
 
 
 def _ratio(text: str) -> Tuple | None:
@@ -299,6 +307,8 @@ def _expression(text: str) -> Expr | None:
     if r"\text" in text or r"\ldots" in text:
         return None
     words = [w for w in re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", text) if w not in _FUNCTIONS]
+    if not _PROSE.isdisjoint(words):
+        return None
     if len(words) > 1 or any(len(word) > 3 for word in words) or _WORD.fullmatch(text):
         return None
     if re.search(r"[\"'?;:@#&\x00-\x1f]|[^\x00-\x7f]|(?<![_^\d.])\d[\d.]*\s+\d", text):
@@ -307,6 +317,7 @@ def _expression(text: str) -> Expr | None:
     return Expr(re.sub(r"(?<=\\)([A-Za-z]+)\s+(?![A-Za-z])", r"\1", re.sub(r"\s+", " ", text)).strip())
 
 
+_PROSE = frozenset({"at", "is", "by", "to", "of", "in", "on", "if", "no", "so", "we", "it", "for", "the", "not", "are"})
 _WORD = re.compile(
     r"no|on|off|up|in|out|(?=.{3})(?=.*[aeiouAEIOU])[A-Za-z][a-z]+"
 )  # "ab" is a times b; "yes" is no product

@@ -26,7 +26,7 @@ _QUESTIONS = 500  # a worker answers so many, then a fresh one takes over: sympy
 
 
 class PoolError(Exception):
-    """The machinery failed, not the question; it has been retried."""
+    """The machinery failed, not one of the answers."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,9 @@ class Pool:
             return Undecidable(party, "timeout", f"no answer within {self.seconds:g} s"), 0
         except (OSError, EOFError, ValueError):
             return None, self._kill(worker)
+        if "error" in message:
+            self._kill(worker)
+            raise PoolError(f"a worker failed on {gold[:80]!r} and {(pred or '')[:80]!r} ({message['error']}).")
         worker.questions += 1
         blamed: Party = "gold" if (message.get("unreadable") or message.get("exhausted")) == "gold" else "pred"
         if "exhausted" in message:
