@@ -270,6 +270,9 @@ def _program(
         raise TaskError("the tests use nothing that an answer defines; give `entry_point`, the name of the function.")
     if not any(_can_fail(node) for tree in trees for node in ast.walk(tree)):
         raise TaskError("the tests have no assert, no test function and no unittest.TestCase.")
+    if own_code := sorted(_free(trees) & {"eval", "exec"}):
+        # What it evaluates may be an answer's text, and that must not run where the verdict is made.
+        raise TaskError(f"the tests call {own_code[0]}(), which could run an answer's text in the tests' own process.")
     if check and entry is None:
         raise TaskError("tests that define check(candidate) need `entry_point`: the name of the function.")
     program = Program(("\n".join(imports), *given), tuple(remote), tuple(setup), tuple(sources), entry, check)

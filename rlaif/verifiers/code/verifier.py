@@ -105,7 +105,7 @@ class CodeVerifier:
     # ------------------------------------------------------------------------------------------------- the answer
 
     async def _verdict(self, completion: str, task: CodeTask, learnt: Learnt) -> Reward:
-        if len(completion) > 50 * self.options.max_code_chars:
+        if len(completion) > 5 * self.options.max_code_chars:
             return Reward(value=0.0, reason="unparseable", detail=f"an answer of {len(completion):,} characters")
         sources = programs(completion, task.names, task.prompt, self.options.blocks)
         if not sources:
@@ -163,12 +163,11 @@ class CodeVerifier:
         task = read_task(row, self.options.mode)
         if not self.options.self_check:
             return task, Learnt()
-        limits = self._limits(Learnt())
 
         async def proven() -> Learnt:
             sandbox = await self._sandbox()
-            learnt = await learn(sandbox, limits, task, self.rules)
-            doing = await passing_without_knowledge(sandbox, limits, task, self.rules, learnt)
+            learnt = await learn(sandbox, self._limits(Learnt()), task, self.rules)
+            doing = await passing_without_knowledge(sandbox, self._limits(learnt), task, self.rules, learnt)
             if doing is not None:
                 raise TaskError(f"the tests prove nothing: an answer that {doing} passes them; add some that it fails.")
             return learnt
@@ -203,7 +202,8 @@ def _reward(outcome: Outcome, learnt: Learnt, flags: tuple[str, ...], partial: b
         return Reward(value=1.0, flags=flags)
     total = max(outcome.total, learnt.total or 0)
     share = outcome.held / total if partial and total and outcome.reason in ("wrong", "crashed") else 0.0
-    return Reward(value=min(share, 1 - 1e-6), reason=outcome.reason, detail=outcome.detail, flags=flags)
+    detail = outcome.detail.encode("utf-8", "backslashreplace").decode()  # it may quote halves of characters
+    return Reward(value=min(share, 1 - 1e-6), reason=outcome.reason, detail=detail, flags=flags)
 
 
 def _flags(outcome: Outcome, task: CodeTask) -> tuple[str, ...]:
