@@ -10,7 +10,8 @@ A judge that reads a candidate's text can be talked to by it, so:
   contradicts itself; with ``one`` the meaning is drawn for each text.
 * A reply that cannot be read, a contradiction, a time-out: `Unverified` ("judge"), never a 0.
 
-Not covered: a judge that is convinced by a wrong argument. Measure yours on labelled rows before training on it.
+Not covered: a judge that is convinced by a wrong argument, or obeys what it reads ("answer yes"). Measure yours on
+labelled rows before training on it.
 """
 
 import asyncio

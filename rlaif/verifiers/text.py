@@ -246,7 +246,7 @@ def _distinct(choices: Sequence[str]) -> tuple[str, ...]:
 
 
 class ChoiceVerifier(TextVerifier[ChoiceOptions, tuple[tuple[str, ...], str]]):
-    """The last line that is not blank names one choice and nothing else: "B", "(B)", "**B.**", "Answer: B".
+    """The last line that is not blank names one choice: "B", "(B)", "**B.**", "Answer: B", or "B) and its text".
 
     A line that names two ("A or B"), or a sentence that happens to hold the label, is no answer.
     """
@@ -257,36 +257,43 @@ class ChoiceVerifier(TextVerifier[ChoiceOptions, tuple[tuple[str, ...], str]]):
     def goal(self, task: Task) -> tuple[tuple[str, ...], str]:
         choices = self.setting(task, "choices", tuple[str, ...])
         try:
-            choices = _distinct(choices)
+            choices = tuple(c.strip() for c in _distinct(choices))
         except ValueError as error:
             raise TaskError(f"{self.identity}: choices: {error}.") from None
-        folded = [c.strip().casefold() for c in choices]
         reference = str(task.get("reference") or "").strip().casefold()
-        if reference not in folded:
+        if reference not in [c.casefold() for c in choices]:
             raise TaskError(f"{self.identity}: reference {task.get('reference')!r} is none of {', '.join(choices)}.")
-        return tuple(folded), reference
+        return choices, reference
 
     def decide(self, text: str, goal: tuple[tuple[str, ...], str]) -> Reward:
         choices, reference = goal
-        lines = text.strip().rsplit("\n", 1)
-        named = self._named(lines[-1], choices)
+        line = text.strip().rsplit("\n", 1)[-1]
+        named = self._named(line, choices)
         if named is None:
-            return Reward(value=0.0, reason="unparseable", detail=f"names no choice: {excerpt(lines[-1])}")
+            return Reward(value=0.0, reason="unparseable", detail=f"names no choice: {excerpt(line)}")
         return passed(named == reference, f"chose {excerpt(named)}")
 
     def _named(self, line: str, choices: tuple[str, ...]) -> str | None:
-        if len(line) > 200 + max(map(len, choices)):
+        if len(line) > 500 + max(map(len, choices)):
             return None
-        line = visible(unicodedata.normalize("NFKC", line)).strip().casefold()
-        for prefix in sorted(self.options.prefixes, key=len, reverse=True):
-            bare = line.lstrip("*_# ")
-            if bare.startswith(prefix.casefold()) and re.match(r"[*_]*\s*[:=]|[*_]*\s", bare[len(prefix) :]):
-                line = bare[len(prefix) :].lstrip("*_ :=")
-                break
+        line = self._without_prefix(visible(unicodedata.normalize("NFKC", line)).strip())
+        folded = {choice.casefold(): choice for choice in choices}
         for candidate in (line, line.strip("*_`\"' ()[]{}.:")):
-            if candidate in choices:
-                return candidate
+            if candidate.casefold() in folded:
+                return candidate.casefold()
+        # "B) Paris": in its own case, so that "a" is a word, and no other label in the rest.
+        label, mark, rest = re.match(r"[*_(\s]*(.*?)([).:][*_]*\s|$)(.*)", line).groups()  # type: ignore[union-attr]
+        if mark and label in choices and not any(re.search(rf"(?<!\w){re.escape(c)}(?!\w)", rest) for c in choices):
+            return str(label.casefold())
         return None
+
+    def _without_prefix(self, line: str) -> str:
+        bare = line.lstrip("*_# ")
+        for prefix in sorted(self.options.prefixes, key=len, reverse=True):
+            rest = bare[len(prefix) :]
+            if bare.casefold().startswith(prefix.casefold()) and re.match(r"[*_]*\s*[:=]|[*_]*\s", rest):
+                return rest.lstrip("*_ :=")
+        return line
 
 
 # ------------------------------------------------------------------------------------------- regex, length, repetition
