@@ -188,9 +188,13 @@ def _ends(values: list[float], value: float | None) -> tuple[float | None, float
     if not values or value is None:
         return None, None
     values.sort()
-    # Rounding may put a resample of a constant a hair beside it; the estimate is never outside by that.
-    low, high = quantile(values, 0.025), quantile(values, 0.975)
-    return tuple(value if math.isclose(end, value, abs_tol=1e-12) else end for end in (low, high))  # type: ignore[return-value]
+    # The estimate belongs to its interval: in a handful of pairs a kappa's resamples may all lie to one side of it.
+    low, high = min(quantile(values, 0.025), value), max(quantile(values, 0.975), value)
+    # Rounding may put a resample of a constant a hair beside it.
+    return (
+        value if math.isclose(low, value, abs_tol=1e-12) else low,
+        value if math.isclose(high, value, abs_tol=1e-12) else high,
+    )
 
 
 def quantile(ordered: Sequence[float], q: float) -> float:
