@@ -153,7 +153,7 @@ class Normalise(Config):
 
 
 class Node(Config):
-    """One node (see the header). ``name``: what it is called in logs (a leaf: the verifier's name).
+    """One node (see the header). ``name``: what it is called in logs (else the verifier, or the key).
 
     Of a leaf: ``options`` for the verifier; ``range`` of its values, checked (default: 0 to 1); ``seconds`` for a
     verdict, with all retries. Within a sum: ``weight``. Within a sum, product or min: ``required: false`` leaves the
@@ -243,7 +243,7 @@ class Node(Config):
 
     @property
     def part(self) -> str:
-        """What a leaf is called in logs."""
+        """What this node is called in logs and saved states."""
         return self.name or (self.verifier or self.kind).rpartition(":")[2]
 
     @property
@@ -280,7 +280,7 @@ def _shown(bounds: Range) -> str:
 def _as_root(root: Node) -> Node:
     _no_key(root, "weight", "reward", "counts only within a weighted_sum")
     _no_key(root, "required", "reward", "counts only within a weighted_sum, product or min")
-    parts = [node.part for _, node in root.walk() if node.verifier or node.name]
+    parts = [node.part for _, node in root.walk() if node.name or node.kind in ("verifier", "shaping", "normalise")]
     twice = sorted({part for part in parts if parts.count(part) > 1})
     if twice:
         raise ValueError(f"two parts are called {twice[0]!r}; give one of them a 'name' of its own")

@@ -101,7 +101,7 @@ class CompositeReward:
 
         Raises ProviderError or InputError where no row could be scored (a key that is refused, a verifier's setting).
         """
-        return self._scored(*await self._known(completion, task, tokens))
+        return self.total(await self.ask(completion, task, tokens))
 
     async def score_many(
         self,
@@ -116,15 +116,35 @@ class CompositeReward:
         if len(tasks) != len(completions) or (tokens is not None and len(tokens) != len(completions)):
             raise ValueError(f"{len(completions)} completions, {len(tasks)} tasks; give one of each for a row")
         counts = tokens if tokens is not None else [None] * len(completions)
-        known = await _together([self._known(*row) for row in zip(completions, tasks, counts, strict=True)])
+        rows = await _together([self.ask(*row) for row in zip(completions, tasks, counts, strict=True)])
         if learn:
-            self.learn([row for row, _ in known])
-        scored = [self._scored(row, retries) for row, retries in known]
+            self.learn(rows)
+        scored = [self.total(row) for row in rows]
         assert len(scored) == len(completions)  # a reward given to another row would never be noticed
         return scored
 
+    async def ask(self, completion: str, task: Task, tokens: int | None = None) -> Row:
+        """The row with every verdict that its value needs: the part of `score` that takes time."""
+        row = Row(completion, task, tokens)
+        async with self._slots:
+            while isinstance(outcome := self._rule(row), Needs):
+                parts = sorted(outcome.parts)
+                asked = await _together([self._ask(part, completion, task) for part in parts])
+                for part, (verdict, again) in zip(parts, asked, strict=True):
+                    row.verdicts[part] = verdict
+                    row.retries += again
+        return row
+
+    def total(self, row: Row) -> Scored:
+        """The reward of a row that `ask` gave."""
+        outcome, parts = self._rule(row), dict(row.verdicts)
+        if isinstance(outcome, Value):
+            return Scored(value=outcome.value, parts=parts, penalties=dict(row.penalties), retries=row.retries)
+        assert isinstance(outcome, Failed)
+        return Scored(value=None, parts=parts, masked=outcome.reason, why=outcome.why, retries=row.retries)
+
     def learn(self, rows: Sequence[Row]) -> None:
-        """Let the running statistics learn rows whose verdicts are known."""
+        """Let the running statistics learn rows that `ask` gave."""
         for inner, norm in self._norms.values():
             outcomes = [inner(row) for row in rows]
             norm.update([outcome.value for outcome in outcomes if isinstance(outcome, Value)])
@@ -147,21 +167,6 @@ class CompositeReward:
         for error in (result for result in results if isinstance(result, BaseException)):
             raise error
 
-    # ----------------------------------------------------------------------------------------------- verdicts of a row
-
-    async def _known(self, completion: str, task: Task, tokens: int | None) -> tuple[Row, int]:
-        """The row with every verdict that its value needs, and how many retries that took."""
-        verdicts: dict[str, Reward | Unverified] = {}
-        row, retries = Row(completion, task, tokens, verdicts), 0
-        async with self._slots:
-            while isinstance(outcome := self._rule(row), Needs):
-                parts = sorted(outcome.parts)
-                asked = await _together([self._ask(part, completion, task) for part in parts])
-                for part, (verdict, again) in zip(parts, asked, strict=True):
-                    verdicts[part] = verdict
-                    retries += again
-        return row, retries
-
     async def _ask(self, part: str, completion: str, task: Task) -> tuple[Reward | Unverified, int]:
         """The part's verdict, and how often it was asked again."""
         leaf, again = self._leaves[part], 0
@@ -175,14 +180,6 @@ class CompositeReward:
                     again += 1
         except TimeoutError:
             return Unverified(reason="infrastructure", detail=f"no verdict within {leaf.seconds:g} s"), again
-
-    def _scored(self, row: Row, retries: int) -> Scored:
-        row.penalties.clear()
-        outcome, parts = self._rule(row), dict(row.verdicts)
-        if isinstance(outcome, Value):
-            return Scored(value=outcome.value, parts=parts, penalties=row.penalties, retries=retries)
-        assert isinstance(outcome, Failed)
-        return Scored(value=None, parts=parts, masked=outcome.reason, why=outcome.why, retries=retries)
 
 
 def _below(document: Document, at: Path_, data: Mapping[str, Any]) -> Document:

@@ -1,7 +1,7 @@
 """What the parts of a reward do over many rows, and what looks wrong about it.
 
     monitor.add_all(scored)
-    for alarm in monitor.alarms(): ...
+    for sentence in monitor.alarms().values(): ...
     monitor.check()            # QualityError when too many rows were lost to infrastructure
 
 All figures are running sums: memory does not grow with the rows.
@@ -145,27 +145,26 @@ class PartsMonitor:
                 " such rows are masked, so what is learnt leans towards those that were not; repair it and run again."
             )
 
-    def alarms(self) -> list[str]:
-        """What looks wrong, a sentence each; empty before there are rows enough."""
+    def alarms(self) -> dict[str, str]:
+        """What looks wrong: a name for each thing, and a sentence. Empty before there are rows enough."""
         if self.rows < _ENOUGH:
-            return []
-        found: list[str] = []
+            return {}
+        found: dict[str, str] = {}
         if self.total.count and self.total.std <= 1e-9:
-            value = self.total.mean_x
-            found.append(
-                f"every reward is {value:.3g}: there is nothing to learn; look at a few completions and their parts."
+            found["constant"] = (
+                f"every reward is {self.total.mean_x:.3g}: there is nothing to learn; look at a few completions."
             )
         for name, part in self.parts.items():
-            found += _part_alarms(name, part)
+            found |= _part_alarms(name, part)
         if (leader := self._dominant()) is not None:
             r2 = (self.parts[leader].with_total.correlation or 0.0) ** 2
-            found.append(
+            found[f"{leader}: dominates"] = (
                 f"{leader!r} alone decides the reward (r² {r2:.2f} with the total, every other part below {_SILENT});"
                 " lower its weight or drop the others."
             )
         if self.infrastructure > self.max_infrastructure * self.rows:
             share = f"{self.infrastructure / self.rows:.1%}"
-            found.append(f"infrastructure failed on {share} of the rows: {self.example}; repair it.")
+            found["infrastructure"] = f"infrastructure failed on {share} of the rows: {self.example}; repair it."
         return found
 
     def _dominant(self) -> str | None:
@@ -192,17 +191,19 @@ class PartsMonitor:
         }
 
 
-def _part_alarms(name: str, part: PartStatistics) -> list[str]:
-    found: list[str] = []
-    decided, mean = part.values.count, part.values.mean_x
+def _part_alarms(name: str, part: PartStatistics) -> dict[str, str]:
+    found: dict[str, str] = {}
     if part.asked >= _ENOUGH and part.failed > _ODD_FAILURES * part.asked:
         reasons = ", ".join(f"{n} {why}" for why, n in part.failures.most_common() if why != "abstained")
-        found.append(f"{name!r} failed on {part.failed / part.asked:.0%} of the rows ({reasons}); look at its details.")
+        share = f"{part.failed / part.asked:.0%}"
+        found[f"{name}: fails"] = f"{name!r} failed on {share} of the rows ({reasons}); look at what it says of them."
     if part.asked >= _ENOUGH and part.failures["abstained"] == part.asked:
-        found.append(f"{name!r} abstained on every row; it has no say here: remove it or give it its column.")
-    if decided >= _ENOUGH:
+        found[f"{name}: abstains"] = f"{name!r} abstained on every row; it has no say here: remove it."
+    if (decided := part.values.count) >= _ENOUGH:
+        mean = part.values.mean_x
         if part.zeros > _ODD_ZEROS * decided and not part.penalty:
-            found.append(f"{name!r} is 0 on {part.zeros / decided:.0%} of the rows: too hard, or its task is misread.")
+            share = f"{part.zeros / decided:.0%}"
+            found[f"{name}: zeros"] = f"{name!r} is 0 on {share} of the rows: too hard, or its task is misread."
         elif part.values.std <= 1e-9 and mean != 0:
-            found.append(f"{name!r} is {mean:.3g} on every row: it teaches nothing; look at a few, or remove it.")
+            found[f"{name}: constant"] = f"{name!r} is {mean:.3g} on every row: it teaches nothing; remove it."
     return found

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlaif.config.base import Path_
 from rlaif.config.rewards import Gate, Node, Normalise, Route, Shaping
 from rlaif.rewards.normalise import RunningNorm
 from rlaif.rewards.shaping import penalties, shaped
@@ -45,34 +44,35 @@ Outcome = Value | Failed | Needs
 
 @dataclass
 class Row:
-    """What is known about a completion. ``penalties``: filled in by shaping, for the logs."""
+    """What is known about a completion. ``penalties``: filled in by shaping, for the logs. ``retries``: how often a
+    part was asked again."""
 
     text: str
     task: Task
     tokens: int | None = None
-    verdicts: Mapping[str, Reward | Unverified] = field(default_factory=dict)
+    verdicts: dict[str, Reward | Unverified] = field(default_factory=dict)
     penalties: dict[str, float] = field(default_factory=dict)
+    retries: int = 0
 
 
 Rule = Callable[[Row], Outcome]
 Norms = dict[str, tuple[Rule, RunningNorm]]  # of each `normalise`: the rule within it, and its statistics
 
 
-def build(node: Node, norms: Norms, at: Path_ = ()) -> Rule:
+def build(node: Node, norms: Norms) -> Rule:
     """The rule of ``node``. Each ``normalise`` on the way is entered into ``norms``."""
-    rules = [build(child, norms, at + place) for place, child in node.children]
+    rules = [build(child, norms) for _, child in node.children]
     if node.gate is not None:
         return _gate(node.gate, *rules)
     if node.route is not None:
         return _route(node.route, rules)
     if node.first_decided is not None:
         return _first_decided(rules)
-    label = node.name or ".".join(map(str, (*at, node.kind)))
     if node.shaping is not None:
-        return _shaping(node.shaping, rules[0], label if at or node.name else "shaping")
+        return _shaping(node.shaping, rules[0], node.part)
     if node.normalise is not None:
-        norms[label] = (rules[0], RunningNorm())
-        return _normalise(node.normalise, rules[0], norms[label][1])
+        norms[node.part] = (rules[0], RunningNorm())
+        return _normalise(node.normalise, rules[0], norms[node.part][1])
     if node.verifier is not None:
         return _leaf(node.part)
     required = [child.required for _, child in node.children]
