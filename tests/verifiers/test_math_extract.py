@@ -9,6 +9,11 @@ from rlaif.verifiers.math.extract import extract, outside_thinking, reference_an
 ROWS = [  # completion, answer, form
     (r"So \boxed{42}.", "42", "boxed"),
     (r"\boxed{1} then \boxed{2}", "2", "boxed"),
+    (r"\boxed{1} \boxed{2}", "1, 2", "boxed"),
+    (r"$\boxed{(2, 2)} \quad \text{and} \quad \boxed{(6, 2)}$", "(2, 2), (6, 2)", "boxed"),
+    (r"\boxed{1}, \boxed{2}, and \boxed{3}.", "1, 2, 3", "boxed"),
+    ("So \\boxed{5}\n\n$\\boxed{5}$", "5", "boxed"),
+    (r"\boxed{1} papers and \boxed{2} bins", "2", "boxed"),
     (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}", "boxed"),
     (r"\boxed {5}", "5", "boxed"),
     (r"\fbox{5}", "5", "boxed"),
@@ -99,7 +104,7 @@ def test_an_expression_after_the_last_equals_sign_is_no_value() -> None:
 
 
 def test_other_boxes_are_told() -> None:
-    found = extract(r"\boxed{1}, \boxed{2}, \boxed{2}")
+    found = extract(r"\boxed{1} no, \boxed{2}. Yes, \boxed{2}")
     assert found is not None
     assert found.rivals == ("1",)
 

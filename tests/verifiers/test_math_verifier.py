@@ -86,6 +86,12 @@ async def test_of_several_boxes_the_last_counts_or_none(shared: Pool) -> None:
     assert (await value_of(make(shared, several_boxes="reject"), r"\boxed{2} \boxed{2}", reference="2"))[0] == 1.0
 
 
+async def test_boxes_side_by_side_are_one_answer(verifier: MathVerifier) -> None:
+    assert await value_of(verifier, r"\boxed{1} \boxed{2}", reference="2") == (0.0, "wrong")
+    assert (await value_of(verifier, r"$\boxed{1}$ and $\boxed{2}$", reference="1, 2"))[0] == 1.0
+    assert (await value_of(verifier, r"\boxed{1, 2}", reference=r"\boxed{2}, \boxed{1}"))[0] == 1.0
+
+
 async def test_a_copy_of_the_question_is_no_answer(shared: Pool) -> None:
     task = {"reference": "12", "prompt": r"Compute $\int_0^{12} 1\,dx$."}
     assert await value_of(make(shared), r"\boxed{\int_0^{12} 1 dx}", **task) == (0.0, "wrong")

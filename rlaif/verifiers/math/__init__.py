@@ -41,6 +41,7 @@ from rlaif.verifiers.math.pool import Decided, Pool, PoolError, Undecidable
 
 __all__ = ["MathVerifier"]
 
+_REMEMBERED = 4096  # verdicts of the workers
 _LIBRARIES = ("math-verify", "latex2sympy2_extended", "sympy", "antlr4-python3-runtime")
 
 
@@ -77,6 +78,7 @@ class MathVerifier:
         self._workers = options.workers or len(os.sched_getaffinity(0))
         self._threads: ThreadPoolExecutor | None = None
         self._process = os.getpid()
+        self._decided: dict[tuple[str, str | None], Decided | Undecidable] = {}
 
     async def prepare(self, task: Task) -> None:
         """Raises TaskError where no completion can be compared with the reference: it is missing, cannot be read, or
@@ -139,7 +141,14 @@ class MathVerifier:
         if self._threads is None or self._process != os.getpid():
             self._threads = ThreadPoolExecutor(self._workers, thread_name_prefix="rlaif-math")
             self._process = os.getpid()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._pool.ask, gold, pred)
+        if (known := self._decided.get((gold, pred))) is not None:  # a policy repeats itself, in a group and over time
+            return known
+        loop = asyncio.get_running_loop()
+        decided = await loop.run_in_executor(self._threads, self._pool.ask, gold, pred)
+        if len(self._decided) >= _REMEMBERED:
+            self._decided.clear()
+        self._decided[gold, pred] = decided
+        return decided
 
 
 def _reference(task: Task) -> str:

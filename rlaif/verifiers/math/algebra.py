@@ -7,6 +7,7 @@ which those count where both are real. So ``\\ln x^2`` is ``2 \\ln x``, and ``\\
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -74,13 +75,16 @@ def _rational(number: Number) -> Any:
     return Rational(number.value.numerator, number.value.denominator)
 
 
+_DECIMAL = re.compile(r"(\d*)\.(\d+)")  # exact: 10.5 is 21/2, and no float of 15 digits
+
+
 def _read(latex: str) -> Any:
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
     from sympy import Basic, I, MatrixBase, Symbol
 
     try:
         value = latex2sympy(
-            latex,
+            _DECIMAL.sub(lambda m: rf"\frac{{{m[1]}{m[2]}}}{{1{'0' * len(m[2])}}}", latex),
             is_real=True,
             convert_degrees=False,
             normalization_config=None,

@@ -3,7 +3,8 @@
 Forms, tried in the order given; the first that is there decides, and no other is looked at then:
 
 ========== ============================================================================================
-boxed      the last balanced ``\\boxed{...}`` (or ``\\fbox``); an empty one is an empty answer
+boxed      the last balanced ``\\boxed{...}`` (or ``\\fbox``); an empty one is an empty answer; boxes with
+           only "and", a comma or space between them are one answer of several parts
 hash       what follows ``####``, as in GSM8K: on the last line, or if it is no heading but mathematics
 phrase     what follows "answer is", "answer:", or a line that begins "A:"
 bare       the whole completion, if it is a formula, a number or a letter and nothing else
@@ -19,7 +20,7 @@ the first number that the question does not mention already ("Kylar pays $64 for
 
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -81,24 +82,39 @@ _BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s{0,8}\{|\\[{}\\]|[{}]")
 
 
 def boxed(text: str) -> list[str]:
-    """The contents of all balanced boxes that stand in no other box, in order."""
+    """The boxed answers, in order: the contents of all balanced boxes that stand in no other box. Boxes with nothing
+    but "and", "or", a comma or space between them are the parts of one answer (so two guesses are a list)."""
     if "boxed" not in text and "fbox" not in text:
         return []
     found: list[str] = []
-    open_braces: list[int] = []  # where the content of each open box begins, or -1 for other braces
+    last_end = -1
+    for start, begins, ends in _boxes(text):
+        content = text[begins:ends]
+        if last_end >= 0 and start - last_end <= _GLUE_LENGTH and _GLUE.fullmatch(text, last_end, start):
+            if content.strip() != found[-1].strip():
+                found[-1] += ", " + content
+        else:
+            found.append(content)
+        last_end = ends + 1
+    return found
+
+
+_GLUE = re.compile(r"(?:[\s$,;]|\\[()\[\],; ]|\\q?quad|\\text\s*\{\s*(?:,?\s*and|or|,)?\s*\}|and|or)*")
+_GLUE_LENGTH = 60
+
+
+def _boxes(text: str) -> Iterator[tuple[int, int, int]]:
+    """(start, start of the content, end of the content) of every balanced box in no other box, in order."""
+    open_braces: list[tuple[int, int]] = []  # of each open brace: where its box starts, or -1; where its content does
     for token in _BOX_OR_BRACE.finditer(text):
         if token[0] in (r"\{", r"\}", "\\\\"):
             continue
-        if token[0] == "}":
-            if (
-                open_braces
-                and (begins := open_braces.pop()) >= 0
-                and not any(b >= 0 for b in open_braces[:DEEPEST_BOX])
-            ):
-                found.append(text[begins : token.start()])
-        else:
-            open_braces.append(token.end() if token[0] != "{" else -1)
-    return found
+        if token[0] != "}":
+            open_braces.append((token.start() if token[0] != "{" else -1, token.end()))
+        elif open_braces:
+            start, begins = open_braces.pop()
+            if start >= 0 and not any(box >= 0 for box, _ in open_braces[:DEEPEST_BOX]):
+                yield start, begins, token.start()
 
 
 DEEPEST_BOX = 40  # braces around a box that are looked at for an outer box

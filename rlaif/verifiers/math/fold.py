@@ -51,10 +51,11 @@ _FUNCTIONS = "sin|cos|tan|cot|sec|csc|ln|log|exp|arcsin|arccos|arctan"
 _REWRITES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in [
+        (r"(?<!\\)\\\\(?=(?:[dt]?frac|left|right|sqrt|text|pi|infty|cdot|times)(?![A-Za-z]))", r"\\"),  # escaped twice
         # sizes and spaces
         (r"\\(?:left|right)\s*\.", ""),
         (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|nolimits|hfill|boldmath)(?![A-Za-z])", ""),
-        (r"(?<=\d)(?:\\,|\\!|\{,\}|,\\!|\{,\\!\})(?=\d{3}(?!\d))", ""),
+        (r"(?<=\d)\s*(?:\\,|\\!|\{\s*,\s*\}|,\s*\\!|\{,\\!\})\s*(?=\d{3}(?!\d))", ""),
         (r"(?<!\\)\\!|\\(?:rm|bf|it)(?![A-Za-z])", ""),
         (r"(?<!\\)\\[,;:> ]|\\q?quad(?![A-Za-z])|~|\s+", " "),
         # one name for one thing

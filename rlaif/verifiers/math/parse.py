@@ -152,7 +152,7 @@ _OPERATORS = re.compile(
 )
 
 
-def _relation(text: str) -> Relation | None:
+def _relation(text: str) -> Answer | None:
     sides, operators = [], []
     start = 0
     for at, end, operator in _at_top(text, _OPERATORS):
@@ -162,6 +162,14 @@ def _relation(text: str) -> Relation | None:
     if not operators or len(operators) > 8:
         return None
     sides.append(text[start:])
+    if r"\approx" in operators:  # x = 1/3 \approx 0.33 says 1/3; x \approx 11 says 11
+        at = operators.index(r"\approx")
+        if at == 0 and name_of(_read_item(sides[0])):
+            operators[0] = "="
+        else:
+            operators, sides = operators[:at], sides[: at + 1]
+        if not operators:
+            return _read_item(sides[0])
     if not all(side.strip() for side in sides):
         return None
     return Relation(tuple(operators), tuple(_read_item(side) for side in sides))
@@ -248,7 +256,7 @@ def _quantity(text: str) -> Answer | None:
         return None
     if re.fullmatch(r"\d+", amount_text) and words in ("st", "nd", "rd", "th"):
         return Number(Fraction(int(amount_text)))
-    if words in ("percent", "per cent"):
+    if words in ("percent", "per cent", "percentage", "pct"):
         return _measure(amount_text, "%", 1)
     if not words or len(words.split()) > 5 or re.search(r"\d", words) or (NO_UNIT.search(words) and not found["paren"]):
         return None
@@ -262,7 +270,7 @@ def _may_be_unit(amount: str, text: str, words: str) -> bool:
     first = words.split()[0].strip(".")
     if len(first) == 1:
         return False
-    known = normal_unit(first) in UNITS or first in ("st", "nd", "rd", "th", "percent", "sq", *MULTIPLIERS)
+    known = normal_unit(first) in UNITS or first in ("st", "nd", "rd", "th", "percent", "pct", "sq", *MULTIPLIERS)
     return known or (text[len(amount) : len(amount) + 1] == " " and len(first) > 2)
 
 
@@ -372,7 +380,10 @@ def interval_of(relation: Relation) -> Interval | None:
     return Interval("(" + {"(": ")", "[": "]"}[below[operator]], INFINITE[1], sides[1])
 
 
-_NAME = re.compile(r"\\?[A-Za-z]+'*(?:\s*_\s*(?:\{[^{}]*\}|\w))?(?:\s*\(\s*[A-Za-z](?:\s*,\s*[A-Za-z])*\s*\))?")
+_NAME = re.compile(
+    r"\|[A-Z]{2}\||\\angle ?[A-Z]{1,3}|\\overline ?\{[A-Z]{2}\}"  # |AB|, an angle
+    r"|\\?[A-Za-z]+'*(?:\s*_\s*(?:\{[^{}]*\}|\w))?(?:\s*\(\s*[A-Za-z](?:\s*,\s*[A-Za-z])*\s*\))?"  # x, x_1, f(x, y)
+)
 
 
 def name_of(answer: Answer) -> str | None:
@@ -382,6 +393,8 @@ def name_of(answer: Answer) -> str | None:
             return letter
         case Text(words):
             return words if not re.search(r"\d|\bnot\b", words) else None
+        case Tuple("()", items) if all(name_of(item) for item in items):  # (x, y) = (5, 8)
+            return "(" + ", ".join(str(name_of(item)) for item in items) + ")"
         case Expr(latex) if _NAME.fullmatch(latex) and latex not in (r"\infty", r"\pi", r"\emptyset", "e", "i"):
             return latex
     return None
