@@ -216,7 +216,7 @@ async def test_a_program_reads_its_input_and_its_exit_counts(launcher: Launcher)
     assert await verifier.verify(honest, row) == Reward(value=1.0)
     main = "import sys\ndef main():\n    print(sum(int(x) for l in sys.stdin for x in l.split()))\n"
     main += "if __name__ == '__main__':\n    main()\n    sys.exit(0)"
-    assert await verifier.verify(main, row) == Reward(value=1.0)
+    assert await verifier.verify(main, row) == Reward(value=1.0, flags=("exits",))
     raising = await verifier.verify("raise ValueError('no')", row)
     assert raising == Reward(value=0.0, reason="crashed", detail="test 0: exit code 1: ValueError: no")
     endless = await verifier_of(launcher, min_seconds=0.2, max_seconds=0.3).verify("while True: pass", row)

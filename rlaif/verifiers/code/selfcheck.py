@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rlaif.errors import TaskError
@@ -114,16 +114,15 @@ async def passing_without_knowledge(
     """What an answer may do to pass without solving anything; None if the tests let none of it through."""
     if isinstance(task.tests, Streams):
         return await _passing_output(launcher, limits, task.tests, rules)
-    for doing, reply in _KNOW_NOTHING.items():
-        outcome = Outcome()
-        if isinstance(task.tests, Program):
-            outcome = await run_program_against(launcher, limits, task.tests, StandIn(reply))
-        else:
-            outcome = Outcome(total=len(task.tests.cases))
-            await judge_calls(StandIn(reply), task.tests, rules, outcome)
-        if learnt.agrees(outcome):
-            return doing
-    return None
+    stand_ins = [StandIn(reply) for reply in _KNOW_NOTHING.values()]
+    if isinstance(task.tests, Program):
+        time_for_all = replace(limits, seconds=limits.seconds * len(stand_ins))
+        outcomes = await run_program_against(launcher, time_for_all, task.tests, stand_ins)
+    else:
+        outcomes = [Outcome(total=len(task.tests.cases)) for _ in stand_ins]
+        for stand_in, outcome in zip(stand_ins, outcomes, strict=True):
+            await judge_calls(stand_in, task.tests, rules, outcome)
+    return next((doing for doing, o in zip(_KNOW_NOTHING, outcomes, strict=True) if learnt.agrees(o)), None)
 
 
 async def _passing_output(launcher: Launcher, limits: Limits, task: Streams, rules: Rules) -> str | None:

@@ -7,6 +7,7 @@ or whose tests cannot be read, is a TaskError: there is no task that everybody p
 import ast
 import builtins
 import json
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -289,18 +290,20 @@ def _lines(column: Any) -> list[str]:
     return [s for s in sources if s.strip()]
 
 
-def _parsed(source: str) -> ast.Module | None:
-    try:
-        return ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-
-
 def _required(source: str) -> ast.Module:
     try:
-        return ast.parse(source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old escapes in somebody's texts
+            return ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise TaskError(f"the tests are not Python ({type(error).__name__}: {str(error)[:100]}).") from None
+
+
+def _parsed(source: str) -> ast.Module | None:
+    try:
+        return _required(source)
+    except TaskError:
+        return None
 
 
 def _defined(tree: ast.Module) -> set[str]:

@@ -2,7 +2,8 @@
 that are code, in another sandbox that it has no way into).
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -166,7 +167,7 @@ async def run_program(
     outcome = Outcome()
     try:
         async with (
-            open_guest(launcher, limits, _tests_job(task, rules)) as tests,
+            _open_tests(launcher, limits, task, rules) as tests,
             open_session(launcher, limits, sources) as session,
         ):
             outcome.outline = session.outline
@@ -178,7 +179,6 @@ async def run_program(
 
 async def judge_program(tests: Guest, solution: Solution, outcome: Outcome, write_back: bool) -> None:
     """Answer the tests' questions until they report."""
-    await tests.process.write_stdin(b"")
     raised: tuple[RewardReason, str] | None = None
     while "report" not in (message := await tests.read()):
         outcome.held = message.pop("held")
@@ -204,8 +204,9 @@ async def judge_program(tests: Guest, solution: Solution, outcome: Outcome, writ
         outcome.failed("wrong", "no test ran")
 
 
-def _tests_job(task: Program, rules: Rules) -> Message:
-    return {
+@asynccontextmanager
+async def _open_tests(launcher: Launcher, limits: Limits, task: Program, rules: Rules) -> AsyncIterator[Guest]:
+    job: Message = {
         "do": "tests",
         "given": list(task.given),
         "remote": list(task.remote),
@@ -215,14 +216,27 @@ def _tests_job(task: Program, rules: Rules) -> Message:
         "check": task.check,
         "go_on": rules.go_on,
     }
+    async with open_guest(launcher, limits, job) as tests:
+        await tests.process.write_stdin(b"")
+        yield tests
 
 
-async def run_program_against(launcher: Launcher, limits: Limits, task: Program, solution: Solution) -> Outcome:
-    """The same tests, answered by a stand-in. Raises SandboxError."""
-    outcome = Outcome()
+async def run_program_against(
+    launcher: Launcher, limits: Limits, task: Program, stand_ins: Sequence[Solution]
+) -> list[Outcome]:
+    """The same tests, answered by stand-ins, one after the other in one process: no answer's code is anywhere near.
+    Raises SandboxError."""
+    outcomes: list[Outcome] = []
     try:
-        async with open_guest(launcher, limits, _tests_job(task, Rules())) as tests:
-            await judge_program(tests, solution, outcome, write_back=True)
+        async with _open_tests(launcher, limits, task, Rules()) as tests:
+            for solution in stand_ins:
+                if outcomes:
+                    await tests.send({"again": True})
+                outcomes.append(Outcome())
+                await judge_program(tests, solution, outcomes[-1], write_back=True)
     except Ended as end:
-        outcome.failed(end.reason, end.detail)
-    return outcome
+        outcomes = outcomes or [Outcome()]
+        outcomes[-1].failed(end.reason, end.detail)
+    if len(outcomes) < len(stand_ins):  # that one was the end of the process
+        outcomes += await run_program_against(launcher, limits, task, stand_ins[len(outcomes) :])
+    return outcomes

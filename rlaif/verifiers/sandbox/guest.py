@@ -295,12 +295,20 @@ def literal_text(node: ast.AST) -> str:
 
 
 def run_tests(job: Message, channel: Channel) -> None:
-    """Run tests against a candidate that lives elsewhere, and report.
+    """Run tests against a candidate that lives elsewhere, and report; once more, from the start, for every further
+    message.
 
     job: ``given`` (sources that come before: imports, the prompt's own helpers), ``remote`` (names that are the
     candidate's), ``setup`` and ``tests`` (sources), ``entry`` (an expression over these names, or None), ``go_on``
     (after a failed assert: for partial credit).
     """
+    while True:
+        channel.write({"report": run_tests_once(job, channel)})
+        if channel.read() is None:
+            return
+
+
+def run_tests_once(job: Message, channel: Channel) -> Message:
     tally = Tally()
     relay = Relay(channel, tally)
     module = new_module("tests")
@@ -311,7 +319,7 @@ def run_tests(job: Message, channel: Channel) -> None:
                 break
         else:
             run_collected(module, job, relay)
-    channel.write({"report": tally.report(relay)})
+    return tally.report(relay)
 
 
 def prepare_space(space: dict[str, Any], job: Message, relay: "Relay") -> None:
