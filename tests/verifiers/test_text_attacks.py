@@ -276,6 +276,15 @@ ATTACKS = [
     Attack("T07r text for numbers", "sql", SQL, "SELECT CAST(a AS TEXT), b FROM t", "wrong", GOOD_SQL),
     Attack("T07s no row, as the reference", "sql", SQL | {"reference": "SELECT 1 WHERE 0"}, GOOD_SQL, "task_error", ""),
     Attack("T07t EXPLAIN", "sql", SQL, "EXPLAIN QUERY PLAN SELECT a, b FROM t", "unparseable", GOOD_SQL),
+    Attack(
+        "T07u a function that does not return",
+        "sql",
+        SQL,
+        "SELECT printf('%.*c', 1000000000, 'x'), 1",
+        "timeout",
+        GOOD_SQL,
+        {"seconds": 0.5},
+    ),
     # ------------------------------------------------------------------------------------------- length, repetition
     Attack(
         "T08a zero-width padding",
