@@ -16,7 +16,7 @@ failure; the discount of prompt caching.
 import asyncio
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -30,13 +30,13 @@ from rlaif.engine import Budget, Ledger
 from rlaif.engine.prices import Price, how_to_price, number, price_of, total
 from rlaif.engine.stored import known_capabilities, server_url, stored_identity
 from rlaif.engine.tokens import estimate_tokens
-from rlaif.judges import judge_comparison
-from rlaif.judges.pairwise import PairwiseJudge, resolve_labels
+from rlaif.judges import Judge, judge_comparisons, make_judge
+from rlaif.judges.ask import resolve_labels
 from rlaif.pairing import plan_comparisons
 from rlaif.prompts import check_prompts, read_prompts, read_samples
 from rlaif.runs import LEDGER, check_run
 from rlaif.sampling import given, is_usable, sample, with_system
-from rlaif.types import ChatReply, ChatRequest, Completion, Constitution, Prompt, Usage
+from rlaif.types import ChatReply, ChatRequest, Comparison, Completion, Constitution, Prompt, Usage
 
 METHOD = (
     "Tokens are estimated from the text, not counted by a tokenizer; high: every reply as long as max_tokens."
@@ -162,22 +162,26 @@ class Tally:
 
 
 class DryClient:
-    """A Client that sends nothing. ``weight``: how many like it each request stands for."""
+    """A Client that sends nothing. ``weight``: how many like it each request stands for. ``asked``: the keys of the
+    requests counted; the same once more costs nothing, as in a run."""
 
     def __init__(
         self, tally: Tally, ledger: Ledger | None, kind: Callable[[ChatRequest], Kind], capabilities: Capabilities
     ) -> None:
         self.identity, self.capabilities = tally.identity, capabilities
         self.tally, self.weight = tally, 1.0
+        self.asked: set[str] = set()
         self._ledger, self._kind = ledger, kind
 
     async def complete(self, request: ChatRequest) -> ChatReply:
-        kind, reply = self._kind(request), None
+        kind, reply, key = self._kind(request), None, request_key(self.identity, request)
         if self._ledger is not None:
-            reply = self._ledger.reply(request_key(self.identity, request))
+            reply = self._ledger.reply(key)
             if reply is not None and reply.finish_reason == "unknown":  # no answer: the run would ask again
                 reply = None
-        self.tally.note(request, kind, reply, self.weight)
+        if key not in self.asked:
+            self.asked.add(key)
+            self.tally.note(request, kind, reply, self.weight)
         if reply is not None:
             return reply
         return ChatReply(text=_PLACEHOLDER.get(kind, "") + str(request.sample_index), finish_reason="stop")
@@ -290,7 +294,7 @@ class _Dry:
         self.notes: list[str] = []
         self.budget = Budget(None, ledger)
         self.policy: DryClient | None = None
-        self.judges: list[PairwiseJudge] = []
+        self.judges: list[Judge] = []
         self.clients: list[DryClient] = []
         if config.policy.model is not None:
             self.policy = self._open(config.policy.model, "sample", lambda request: "sample")
@@ -311,7 +315,7 @@ class _Dry:
                     f"{model.model}: whether it gives log-probs is asked when the run begins; counted as if it did not"
                     " (say `logprobs: true` or `false` for the model to settle it)."
                 )
-            self.judges.append(PairwiseJudge(client, self.config.judge, labels))
+            self.judges.append(make_judge(client, self.config.judge, labels))
         for number_, (prompt, texts) in enumerate(self._work(), 1):
             await self._one_prompt(prompt, texts)
             if progress:
@@ -342,17 +346,26 @@ class _Dry:
             completions = await self._sample(prompt)
         usable = [c for c in completions if is_usable(c)]
         comparisons, _ = plan_comparisons(prompt, usable, disjoint=judge.comparisons == "disjoint")
-        asked, weight = comparisons, 1.0
+        asked: Sequence[Comparison] = comparisons
+        weight = 1.0
         unwritten = texts is None and all(_is_placeholder(c) for c in completions)
         if comparisons and unwritten and self.prompts * len(comparisons) * len(self.judges) > self.EVERY:
             # Nothing of it can be in the ledger, and all have the same length: one is rendered for all.
-            asked, weight = comparisons[:1], float(len(comparisons))
+            asked, weight = self._one_for_all(comparisons)
         for dry in self.clients:
             dry.weight = weight
-        for comparison in asked:
-            await judge_comparison(comparison, self.constitution, self.judges, self.config.seed)
+            dry.asked.clear()
+        await judge_comparisons(asked, self.constitution, self.judges, self.config.seed)
         for dry in self.clients:
             dry.weight = 1.0
+
+    def _one_for_all(self, comparisons: Sequence[Comparison]) -> tuple[Sequence[Comparison], float]:
+        """The comparisons to render, and how many each of their requests stands for."""
+        if self.config.judge.shows_pairs:
+            return comparisons[:1], float(len(comparisons))
+        if self.config.judge.pointwise:  # one comparison asks about two completions
+            return comparisons[:1], len({i for c in comparisons for i in (c.a.id, c.b.id)}) / 2
+        return comparisons, 1.0
 
     async def _sample(self, prompt: Prompt) -> list[Completion]:
         assert self.policy is not None
@@ -378,6 +391,10 @@ class _Dry:
             self.notes.append(
                 f"{model.model}{f' at {model.base_url}' if model.base_url else ''}: its price is not known; write it"
                 f" into the config: {how_to_price(model)}. With --max-cost this run is refused until then."
+            )
+        if self.config.reward is not None:
+            self.notes.append(
+                "The judge is counted for every comparison; it is asked only about those whose rewards are equal."
             )
         return Estimate(self.prompts, stages, self.budget.spent, self.config.max_cost, tuple(self.notes))
 

@@ -27,8 +27,8 @@ from rlaif.engine import Budget, open_client
 from rlaif.engine.ledger import Ledger
 from rlaif.engine.stored import open_stored
 from rlaif.errors import QualityError
-from rlaif.judges import judge_comparison
-from rlaif.judges.pairwise import PairwiseJudge, resolve_labels
+from rlaif.judges import Judge, judge_comparisons, make_judge
+from rlaif.judges.ask import resolve_labels
 from rlaif.pairing import pair, plan_comparisons
 from rlaif.prompts import PromptFile, check_prompts, read_prompts, read_samples
 from rlaif.runs import RowFiles, check_answered, on_disk, open_run, write_manifest, write_text
@@ -173,7 +173,7 @@ class _Run:
         self.counts = Counts()
         self.budget = Budget(None if reparse else config.max_cost, ledger)
         self.policy: Client | None = None
-        self.judges: list[PairwiseJudge] = []
+        self.judges: list[Judge] = []
         self.weights = {p.id: p.weight for p in constitution.principles}
         self.started = time.monotonic()
 
@@ -189,7 +189,7 @@ class _Run:
                 stack.push_async_callback(clients[-1].aclose)
             self.budget.check()  # before the first request: some judges are asked a question when they are resolved
             for client in clients:
-                self.judges.append(PairwiseJudge(client, config.judge, await resolve_labels(client, config.judge)))
+                self.judges.append(make_judge(client, config.judge, await resolve_labels(client, config.judge)))
             with RowFiles(config.out, FILES) as files:
                 total = min(self.found.prompts, self.limit or self.found.prompts)
                 async with aclosing(ordered(self._work(), self._one_prompt, config.window)) as results:
@@ -231,10 +231,7 @@ class _Run:
             completions, dropped = await sample(prompt, self.policy, config.policy, config.seed)
         usable = [c for c in completions if is_usable(c)]
         comparisons, identical = plan_comparisons(prompt, usable, disjoint=config.judge.comparisons == "disjoint")
-        judged = await asyncio.gather(
-            *(judge_comparison(c, self.constitution, self.judges, config.seed) for c in comparisons)
-        )
-        judgements = [j for answers in judged for j in answers]
+        judgements = await judge_comparisons(comparisons, self.constitution, self.judges, config.seed)
         pairs, undecided = pair(comparisons, judgements, self.weights, config.pairing)
         return PromptResult(prompt, completions, judgements, pairs, dropped + identical + undecided)
 

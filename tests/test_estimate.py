@@ -155,7 +155,10 @@ def test_samples_made_elsewhere_are_counted_as_they_are(tmp_path: Path) -> None:
     settings |= {"prompts": None, "policy": {"completions": str(tmp_path / "samples.jsonl")}}
     found = estimate(GenerateConfig.model_validate(settings))
     assert [s.stage for s in found.stages] == ["judge"]
-    assert to_send(found) == 20 * 2 * 2  # two of three pairs, in both orders; the third is of equal texts
+    fakes.SENT.clear()
+    generate(GenerateConfig.model_validate(settings))
+    # Two of three pairs, in both orders; the third is of equal texts, so that these two ask the same.
+    assert to_send(found) == len(fakes.SENT) == 20 * 2
 
 
 # ------------------------------------------------------------------------------------------ what is there already

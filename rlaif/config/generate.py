@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -32,28 +32,74 @@ class PolicyConfig(Config):
 
 
 class JudgeConfig(Config):
-    """How two completions are compared.
+    """How completions are compared.
+
+    ``type``: "pairwise" shows two and asks which is better; "score" grades each by itself, 1 to 10.
 
     ``orders``: "both" shows each pair twice, exchanged, and averages (a position preference cancels); "one" shows it
-    once in an order drawn by hash, at half the price. ``labels``: "logprob" reads the probabilities of the labels,
-    "text" reads a written label, "json" a JSON object; "auto" takes "logprob" where the model gives log-probs, else
-    "text". ``rationale``: reasons before the verdict. ``principles``: one drawn for each comparison ("sample"), all in
-    one question ("all"), or one question for each ("each"). ``comparisons``: every pair of a prompt's completions
-    ("all"), or each completion in one pair ("disjoint": n/2 comparisons).
+    once in an order drawn by hash, at half the price; "auto" shows it a second time only where the first verdict's
+    probability is below ``sure``, and on a share ``audit`` of the pairs, which measures what that loses. ``labels``:
+    "logprob" reads the probabilities of the labels, "text" reads a written label, "json" a JSON object; "auto" takes
+    "logprob" where the model gives log-probs, else "text". ``rationale``: reasons before the verdict; ``clamp`` then
+    keeps probabilities between 0.4 and 0.6, since after reasons a model is surer than it is right. ``principles``: one
+    drawn for each comparison ("sample"; for each prompt, where a completion is judged by itself), all in one question
+    ("all"), or one question for each ("each"). ``comparisons``: every pair of a prompt's completions ("all"), or each
+    completion in one pair ("disjoint": n/2 comparisons).
     """
 
-    type: Literal["pairwise"] = "pairwise"
+    type: Literal["pairwise", "score"] = "pairwise"
     models: list[ModelRef] = Field(min_length=1)
-    orders: Literal["both", "one"] = "both"
+    orders: Literal["both", "one", "auto"] = "both"
+    sure: float = Field(0.9, gt=0.5, le=1)
+    audit: float = Field(0.05, ge=0, le=1)
     labels: Literal["auto", "logprob", "text", "json"] = "auto"
     rationale: bool = False
+    clamp: bool = False
     principles: Literal["sample", "all", "each"] = "sample"
     comparisons: Literal["all", "disjoint"] = "all"
     ties: bool = False  # offer "neither is better" as an answer
-    template: str = "pairwise"
+    both_bad: bool = False  # and "both are bad": such a pair is dropped
+    template: str = ""  # a shipped one or a .jinja file (default: the one named like the type)
     temperature: float = Field(0.0, ge=0)
     max_tokens: int = Field(512, gt=0)  # of a written answer; reasoning models need more
     min_label_mass: float = Field(0.05, ge=0, le=1)  # labels less likely than this together: Unjudged
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_type(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {"template": values.get("type", "pairwise"), **values}
+
+    @model_validator(mode="after")
+    def _settings_that_do_something(self) -> "JudgeConfig":
+        if self.clamp and not self.rationale:
+            raise ValueError("clamp holds back probabilities given after reasons; set rationale: true or remove clamp")
+        if self.clamp and self.labels in ("text", "json"):
+            raise ValueError(f"clamp is for probabilities of labels, and labels: {self.labels} gives none; remove one")
+        if self.both_bad and not self.ties:
+            raise ValueError("both_bad is a kind of tie; set ties: true as well")
+        if self.type != "pairwise":
+            self._not_pairwise()
+        return self
+
+    def _not_pairwise(self) -> None:
+        given = [key for key in ("orders", "clamp", "ties", "both_bad") if getattr(self, key) != _PAIRWISE[key]]
+        if given:
+            raise ValueError(f"{given[0]} is for type: pairwise; with type: {self.type} there are no pairs shown")
+
+    @property
+    def shows_pairs(self) -> bool:
+        """Whether each comparison is asked about by itself."""
+        return self.type == "pairwise"
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether each completion is judged by itself."""
+        return self.type in ("score",)
+
+
+_PAIRWISE: dict[str, Any] = {"orders": "both", "clamp": False, "ties": False, "both_bad": False}
 
 
 class PairingConfig(Config):
@@ -107,6 +153,7 @@ class GenerateConfig(Config):
         samples = self.policy.n
         comparisons = samples // 2 if self.judge.comparisons == "disjoint" else samples * (samples - 1) // 2
         looks = (comparisons if self.policy.model else 1) * (2 if self.judge.orders == "both" else 1)
+        looks = samples if self.judge.pointwise else looks
         fill = [-(-self.policy.model.requests_at_once // samples)] if self.policy.model else []
         fill += [-(-model.requests_at_once // looks) for model in self.judge.models]
         return max(self.prompts_in_flight, *fill)

@@ -1,32 +1,92 @@
-"""Judges: an AI, or a program, says which of two completions follows the constitution better."""
+"""Judges: an AI, or a program, says which of two completions follows the constitution better.
+
+One file a mode, all with the same rows:
+
+    pairwise    two are shown, which is better?            in both orders, in one, or in a second where it is unsure
+    score       one is shown, how good is it, 1 to 10?     the expectation over the grades' probabilities
+"""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
+from rlaif.clients.base import Client
+from rlaif.config.generate import JudgeConfig
 from rlaif.constitution import applies, draw_principle
+from rlaif.judges.ask import How
 from rlaif.judges.pairwise import PairwiseJudge
 from rlaif.judges.program import judge_by_check
+from rlaif.judges.score import ScoreJudge
+from rlaif.templates import Template
 from rlaif.types import Comparison, Constitution, Judgement, Principle
 
 
+class Judge(Protocol):
+    """A model as a judge. ``labels``: where its verdicts are read from."""
+
+    client: Client
+    config: JudgeConfig
+    labels: How
+    template: Template
+
+    async def judge_all(
+        self, comparisons: Sequence[Comparison], principles: Sequence[Principle], seed: int
+    ) -> list[Judgement]:
+        """What this judge says about comparisons of one prompt, all ``principles`` in one question: at least one
+        judgement of each comparison, its outcome about a and b themselves."""
+        ...
+
+
+MODES: dict[str, Callable[[Client, JudgeConfig, How], Judge]] = {
+    "pairwise": PairwiseJudge,
+    "score": ScoreJudge,
+}
+
+
+def make_judge(client: Client, config: JudgeConfig, labels: How) -> Judge:
+    """The judge of ``config.type``. Raises InputError for a template that does not fit it."""
+    return MODES[config.type](client, config, labels)
+
+
 async def judge_comparison(
-    comparison: Comparison, constitution: Constitution, judges: Sequence[PairwiseJudge], seed: int
+    comparison: Comparison, constitution: Constitution, judges: Sequence[Judge], seed: int
 ) -> list[Judgement]:
-    """All judgements of one comparison: by every judge, about the principles the config asks for.
+    """`judge_comparisons` of one."""
+    return await judge_comparisons([comparison], constitution, judges, seed)
+
+
+async def judge_comparisons(
+    comparisons: Sequence[Comparison], constitution: Constitution, judges: Sequence[Judge], seed: int
+) -> list[Judgement]:
+    """All judgements of a prompt's comparisons: by every judge, about the principles the config asks for.
 
     Principles with a check are decided by program, once; the others by each model. Empty when no principle of the
     constitution applies to the prompt.
     """
-    mode = judges[0].config.principles
-    relevant = [p for p in constitution.principles if (p.compare or p.check) and applies(p, comparison.prompt)]
+    if not comparisons:
+        return []
+    config, prompt = judges[0].config, comparisons[0].prompt
+    relevant = [p for p in constitution.principles if (p.compare or p.check) and applies(p, prompt)]
     if not relevant:
         return []
-    if mode == "sample":
-        relevant = [draw_principle(relevant, seed, comparison.prompt.id, comparison.a.id, comparison.b.id)]
-    checked = [p for p in relevant if p.check]
-    asked = [p for p in relevant if not p.check]
-    questions: list[list[Principle]] = [[p] for p in asked] if mode == "each" else [asked] if asked else []
+    if config.principles != "sample":
+        return await _judge(comparisons, relevant, judges, seed)
+    if not config.shows_pairs:  # what is said about a completion serves all its comparisons
+        return await _judge(comparisons, [draw_principle(relevant, seed, prompt.id)], judges, seed)
+    drawn = [draw_principle(relevant, seed, prompt.id, c.a.id, c.b.id) for c in comparisons]
+    answers = await asyncio.gather(*(_judge([c], [p], judges, seed) for c, p in zip(comparisons, drawn, strict=True)))
+    return [j for answer in answers for j in answer]
+
+
+async def _judge(
+    comparisons: Sequence[Comparison], principles: Sequence[Principle], judges: Sequence[Judge], seed: int
+) -> list[Judgement]:
+    checked = [p for p in principles if p.check]
+    asked = [p for p in principles if not p.check]
+    each = judges[0].config.principles == "each"
+    questions: list[list[Principle]] = [[p] for p in asked] if each else [asked] if asked else []
     answers = await asyncio.gather(
-        *(judge.judge(comparison, question, seed) for question in questions for judge in judges)
+        *(judge.judge_all(comparisons, question, seed) for question in questions for judge in judges)
     )
-    return [judge_by_check(comparison, p) for p in checked] + [j for answer in answers for j in answer]
+    by_program = [judge_by_check(comparison, p) for comparison in comparisons for p in checked]
+    return by_program + [j for answer in answers for j in answer]

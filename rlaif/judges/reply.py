@@ -19,7 +19,7 @@ that was not offered.
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from itertools import count
 from typing import Any, Literal, NamedTuple
@@ -27,24 +27,29 @@ from typing import Any, Literal, NamedTuple
 from rlaif.types import ChatReply, TokenLogprobs, Unjudged
 
 Form = Literal["label", "rationale", "json"]
-Shown = Literal["first", "second", "tie"]
+Shown = Literal["first", "second", "tie", "bad"]
 
 
 class Labels(NamedTuple):
     """What the judge may answer. Letters that are no words in English (so never "A" or "I"), one token in the usual
-    tokenizers. ``tie`` is None where the judge must choose."""
+    tokenizers. ``tie`` is None where the judge must choose, ``bad`` (both are) where it is not asked for."""
 
     first: str = "X"
     second: str = "Y"
     tie: str | None = None
+    bad: str | None = None
 
     def offered(self) -> dict[str, Shown]:
-        named: dict[str, Shown] = {self.first: "first", self.second: "second"}
-        return named | ({self.tie: "tie"} if self.tie else {})
+        named: dict[str | None, Shown] = {self.first: "first", self.second: "second", self.tie: "tie", self.bad: "bad"}
+        return {label: shown for label, shown in named.items() if label}
+
+    def renamed(self, first: str, second: str, tie: str, bad: str) -> "Labels":
+        """The same choices under other names."""
+        return Labels(first, second, tie if self.tie else None, bad if self.bad else None)
 
 
 # Tried in this order. Capitals that are no words in English, neighbours in the alphabet so that none stands out.
-_TRIPLES = (("P", "Q", "R"), ("K", "L", "M"), ("F", "G", "H"), ("B", "C", "D"), ("S", "T", "U"), ("V", "W", "N"))
+_LETTERS = ("PQRS", "KLMN", "FGHJ", "BCDE", "STUV", "VWNM")
 
 
 def unclaimed(preferred: Labels, texts: Iterable[str], *, one_token: bool = False) -> Labels:
@@ -55,19 +60,24 @@ def unclaimed(preferred: Labels, texts: Iterable[str], *, one_token: bool = Fals
     and no text, so there is nothing to mistake for a verdict).
     """
     texts = list(texts)
-    letters = [preferred, *(Labels(first, second, tie if preferred.tie else None) for first, second, tie in _TRIPLES)]
-    for labels in letters:
-        if not _claimed(labels, texts):
+    for labels in (preferred, *(preferred.renamed(*letters) for letters in _LETTERS)):
+        if not claimed(tuple(labels.offered()), texts):
             return labels
     if one_token:
         return preferred
-    first, second, tie = preferred
-    numbered = (Labels(f"{first}{n}", f"{second}{n}", f"{tie}{n}" if tie else None) for n in count(1))
-    return next(labels for labels in numbered if not _claimed(labels, texts))
+    numbered = (preferred.renamed(*(f"{label}{n}" for label in preferred)) for n in count(1))
+    return next(labels for labels in numbered if not claimed(tuple(labels.offered()), texts))
 
 
-def _claimed(labels: Labels, texts: Sequence[str]) -> bool:
-    names = tuple(labels.offered())
+def unclaimed_numbers(numbers: Sequence[int], texts: Iterable[str]) -> tuple[str, ...]:
+    """As `unclaimed`, for many labels: a letter before each number ("K0", "K1", ...), the same for all of them."""
+    texts = list(texts)
+    prefixes = (letter * n for n in count(1) for letter in "KQXZVWJPRTMNLHGFDCBSY")
+    return next(names for p in prefixes if not claimed(names := tuple(f"{p}{n}" for n in numbers), texts))
+
+
+def claimed(names: tuple[str, ...], texts: Sequence[str]) -> bool:
+    """Whether one of ``names`` is a word of one of ``texts``."""
     # Most texts hold none of the letters, and looking for these is far cheaper.
     suspects = [text for text in texts if "\\u" in text or any(name in text for name in names)]
     return any(_as_word(names).search(text) for text in suspects)
@@ -87,6 +97,13 @@ class Reading(NamedTuple):
     rationale: str | None = None
 
 
+class Said(NamedTuple):
+    """The label a reply names, and the reasons given before it."""
+
+    label: str
+    rationale: str | None = None
+
+
 class Probabilities(NamedTuple):
     """Label probabilities, renormalised to sum to 1, and the probability ``mass`` all labels had before that."""
 
@@ -94,6 +111,7 @@ class Probabilities(NamedTuple):
     second: float
     tie: float
     mass: float
+    bad: float = 0.0
 
 
 _EDGE = r"[\s*_`\"'“”‘’()\[\]]*"
@@ -110,13 +128,19 @@ _REFUSAL = re.compile(
 
 def read_reply(reply: ChatReply, labels: Labels, form: Form) -> Reading | Unjudged:
     """The verdict in a judge's reply, by the grammar above."""
+    said = read_label(reply, tuple(labels.offered()), form)
+    return said if isinstance(said, Unjudged) else Reading(labels.offered()[said.label], said.rationale)
+
+
+def read_label(reply: ChatReply, offered: Collection[str], form: Form) -> Said | Unjudged:
+    """The label of those ``offered`` that a reply names, by the grammar above."""
     if (failed := unfinished(reply)) is not None:
         return failed
     text = reply.text.strip()
     if not text:
         return Unjudged(reason="unparseable", detail="the reply is empty")
     readers = {"label": _read_label, "rationale": _read_rationale, "json": _read_json}
-    result = readers[form](text, labels.offered())
+    result = readers[form](text, offered)
     if isinstance(result, Unjudged) and _REFUSAL.match(text):
         return Unjudged(reason="refused", detail=_excerpt(text))
     return result
@@ -134,21 +158,29 @@ def unfinished(reply: ChatReply) -> Unjudged | None:
 
 
 def read_probabilities(token: TokenLogprobs, labels: Labels) -> Probabilities | None:
-    """The probabilities of the labels as the next token, or None if no label is among the alternatives.
+    """The probabilities of the labels as the next token, or None if no label is among the alternatives."""
+    if (found := label_probabilities(token, tuple(labels.offered()))) is None:
+        return None
+    p, mass = found
+    by_choice = {shown: p[label] for label, shown in labels.offered().items()}
+    return Probabilities(
+        by_choice["first"], by_choice["second"], by_choice.get("tie", 0.0), mass, by_choice.get("bad", 0.0)
+    )
+
+
+def label_probabilities(token: TokenLogprobs, offered: Collection[str]) -> tuple[dict[str, float], float] | None:
+    """The probability of each label as the next token, renormalised to sum to 1, and the mass all had before that; or
+    None if no label is among the alternatives.
 
     Surface variants of a label ("X", " X", "X\\n") are one label: their probabilities are added. Log-probs are taken
     before any mask of allowed tokens, so the labels are renormalised.
     """
-    alternatives = dict([*token.top, (token.token, token.logprob)])
-    found = dict.fromkeys(("first", "second", "tie"), 0.0)
-    for text, logprob in alternatives.items():
-        if shown := labels.offered().get(text.strip()):
-            found[shown] += math.exp(min(logprob, 0.0))
+    found = dict.fromkeys(offered, 0.0)
+    for text, logprob in dict([*token.top, (token.token, token.logprob)]).items():
+        if (label := text.strip()) in found:
+            found[label] += math.exp(min(logprob, 0.0))
     mass = sum(found.values())
-    if mass <= 0.0:
-        return None
-    first, second, tie = (found[name] / mass for name in ("first", "second", "tie"))
-    return Probabilities(first, second, tie, min(mass, 1.0))
+    return ({label: p / mass for label, p in found.items()}, min(mass, 1.0)) if mass > 0.0 else None
 
 
 def _match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
@@ -156,14 +188,14 @@ def _match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     return pattern.fullmatch(text) if len(text) <= 100 else None
 
 
-def _read_label(text: str, offered: dict[str, Shown]) -> Reading | Unjudged:
+def _read_label(text: str, offered: Collection[str]) -> Said | Unjudged:
     match = _match(_LABEL, text)
     if match is None or match["label"] not in offered:
         return Unjudged(reason="unparseable", detail=f"not one of the labels offered: {_excerpt(text)}")
-    return Reading(offered[match["label"]])
+    return Said(match["label"])
 
 
-def _read_rationale(text: str, offered: dict[str, Shown]) -> Reading | Unjudged:
+def _read_rationale(text: str, offered: Collection[str]) -> Said | Unjudged:
     lines = text.split("\n")
     stated = [m["label"] for line in lines if (m := _match(_VERDICT_LINE, line))]
     last = _match(_VERDICT_LINE, lines[-1])
@@ -173,10 +205,10 @@ def _read_rationale(text: str, offered: dict[str, Shown]) -> Reading | Unjudged:
         return Unjudged(reason="unparseable", detail=f"states different verdicts: {', '.join(sorted(set(stated)))}")
     if last["label"] not in offered:
         return Unjudged(reason="unparseable", detail=f"not one of the labels offered: {_excerpt(lines[-1])}")
-    return Reading(offered[last["label"]], "\n".join(lines[:-1]).strip() or None)
+    return Said(last["label"], "\n".join(lines[:-1]).strip() or None)
 
 
-def _read_json(text: str, offered: dict[str, Shown]) -> Reading | Unjudged:
+def _read_json(text: str, offered: Collection[str]) -> Said | Unjudged:
     def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         if len({key for key, _ in pairs}) < len(pairs):
             raise ValueError("a key is given twice")
@@ -191,7 +223,7 @@ def _read_json(text: str, offered: dict[str, Shown]) -> Reading | Unjudged:
     verdict, rationale = value["verdict"], value.get("rationale")
     if not isinstance(verdict, str) or verdict not in offered or not isinstance(rationale, str | None):
         return Unjudged(reason="unparseable", detail=f"not one of the labels offered: {_excerpt(str(verdict))}")
-    return Reading(offered[verdict], rationale)
+    return Said(verdict, rationale)
 
 
 def _excerpt(text: str) -> str:
