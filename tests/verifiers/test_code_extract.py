@@ -196,6 +196,14 @@ def test_what_the_tests_use_is_the_answers_unless_it_is_known_otherwise() -> Non
     assert given.split("\n") == ["from collections import Counter", "import math", "from math import pi"]
 
 
+@pytest.mark.parametrize("prompt", [PROMPT, f"Complete this:\n```python\n{PROMPT}```\nReturn only code."])
+def test_the_python_in_a_prompt_is_what_answers_go_on_from(prompt: str) -> None:
+    row = {"tests": "assert add(1, 2) == 3", "entry_point": "add"}
+    assert read_task({**row, "prompt": prompt}).prompt == PROMPT
+    assert read_task({**row, "prompt": "Write add(a, b)."}).prompt == ""
+    assert read_task({**row, "prompt": "def subtract(a, b):\n"}).prompt == ""
+
+
 def test_a_name_of_a_builtin_is_the_answers_if_the_reference_defines_it() -> None:
     row = {"test_list": ["assert sum(10, 15) == 6"], "code": "def sum(a, b): return 6"}
     task = read_task(row).tests

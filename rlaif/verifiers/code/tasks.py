@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rlaif.errors import TaskError
+from rlaif.verifiers.code.extract import fenced_blocks
 from rlaif.verifiers.sandbox import values
 
 Mode = Literal["auto", "call", "io", "tests"]
@@ -74,7 +75,8 @@ def read_task(row: Row, mode: Mode = "auto") -> CodeTask:
     ==========================================================  ==================================================
 
     A text that is a JSON list or object is read as one. ``reference`` (or ``canonical_solution``, ``code``) is an
-    answer that passes; ``prompt`` is used where it is Python that defines the entry point.
+    answer that passes; ``prompt`` is used where it, or a fenced block in it, is Python that defines the entry
+    point.
     """
     tests = _decoded(_first(row, "tests", "test", "test_list"))
     if not tests:
@@ -158,13 +160,14 @@ def _shape(tests: Any, entry: str | None, row: Row) -> Mode:
 
 
 def _python_prompt(prompt: Any, entry: str | None) -> str:
-    """The prompt, if it is Python that begins the entry point; else ""."""
+    """The prompt, or a fenced block in it, that is Python and begins the entry point; else ""."""
     if not isinstance(prompt, str) or entry is None or len(prompt) > 100_000:
         return ""
-    for tail in ("", "\n    pass\n"):
-        tree = _parsed(prompt + tail)
-        if tree is not None and _root(entry) in _defined(tree):
-            return prompt
+    for code in (prompt, *(block for _, block in fenced_blocks(prompt))):
+        for tail in ("", "\n    pass\n"):
+            tree = _parsed(code + tail)
+            if tree is not None and _root(entry) in _defined(tree):
+                return code
     return ""
 
 

@@ -7,7 +7,8 @@ Tests and expected values never enter a process that runs an answer (sandbox/gue
 give values; whether they are right is decided here, or in a second sandbox that runs the tests and nothing else.
 
 Not covered: an answer that knows the test inputs may special-case them (``special_cases`` flags it; only hidden tests
-show it), and one that keeps state may answer a later call from an earlier one's arguments.
+show it); one that keeps state may answer a later call from an earlier one's arguments (``decode`` from ``encode``'s);
+and without a reference, one may change its arguments into what the tests compare it with.
 """
 
 import asyncio
