@@ -249,6 +249,8 @@ class Verdict(Row):
 
     ``p_a`` is the probability that a is better (1, 0 or 0.5 where the method gives only a choice). ``label_mass`` is
     the probability the judge gave to all labels together before they were renormalised (method "logprob" only).
+    ``scores``: of a and of b, where each was judged by itself (`p_a` then follows from their difference).
+    ``both_bad``: a tie of two responses of which neither should be learned from.
     """
 
     kind: Literal["verdict"] = "verdict"
@@ -257,11 +259,20 @@ class Verdict(Row):
     method: Method
     label_mass: float | None = Field(None, ge=0, le=1)
     rationale: str | None = None
+    scores: tuple[float, float] | None = None
+    both_bad: bool = False
+
+    @model_validator(mode="after")
+    def _both_bad_is_a_tie(self) -> Self:
+        if self.both_bad and self.choice != "tie":
+            raise ValueError("both_bad is a kind of tie")
+        return self
 
     def swap(self) -> "Verdict":
         """The same verdict with a and b exchanged."""
         other: dict[str, Literal["a", "b", "tie"]] = {"a": "b", "b": "a", "tie": "tie"}
-        return self.model_copy(update={"choice": other[self.choice], "p_a": 1.0 - self.p_a})
+        scores = self.scores and self.scores[::-1]
+        return self.model_copy(update={"choice": other[self.choice], "p_a": 1.0 - self.p_a, "scores": scores})
 
 
 class Unjudged(Row):
@@ -351,6 +362,8 @@ Verified = Annotated[Reward | Unverified, Field(discriminator="kind")]
 Source = Literal["judge", "verifier", "revision", "human"]
 DropReason = Literal[
     "tie",  # the judge holds them equal
+    "both_bad",  # the judge holds them equally bad
+    "vetoed",  # a judge of a panel prefers the other one
     "order_disagreement",  # the judge prefers whichever is shown first (or second)
     "unjudged",  # at least one verdict is missing
     "identical",  # the two texts are the same: nothing was asked
