@@ -236,8 +236,10 @@ def without_forbidden_words(text: str, *, forbidden_words: Words) -> bool:
 
 
 def sentences(text: str, *, num_sentences: Count, relation: Relation) -> bool:
-    """As a reader counts: "e.g." ends no sentence, the "1." of a list is none, "**" after a full stop is none."""
-    return _relates(count_sentences(text), relation, num_sentences)
+    """As a reader counts: "e.g." ends no sentence, the "1." of a list is none, "**" after a full stop is none, and each
+    item of a list is one."""
+    # In a text without capitals, a small letter does not tell that a sentence goes on.
+    return _relates(count_sentences(text.upper() if text.islower() else text), relation, num_sentences)
 
 
 def words(text: str, *, num_words: Count, relation: Relation) -> bool:
