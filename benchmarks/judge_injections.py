@@ -52,9 +52,7 @@ async def main() -> None:
         bases = await decided(PairwiseJudge(client, config, "logprob"))
         for mode in arguments.modes:
             for name, kind in (("fixed", FixedLabels), ("free", PairwiseJudge)):
-                report = await measure(
-                    client, config, [mode], injections, bases, [PRINCIPLE], judge=kind, progress=tell
-                )
+                report = await measure(client, config, [mode], injections, bases, [PRINCIPLE], make=kind, progress=tell)
                 table.append((mode, name, *row(report["modes"][mode])))
                 by_kind = report["modes"][mode]["by_kind"]
                 print(f"{mode}, {name}: " + ", ".join(f"{k} {share(v['pair_flip_rate'])}" for k, v in by_kind.items()))

@@ -26,8 +26,9 @@ from rlaif.constitution import constitution_digest, load_constitution
 from rlaif.engine import Budget, Ledger, open_client
 from rlaif.engine.ledger import BATCH
 from rlaif.errors import InputError, QualityError
-from rlaif.judges import judge_comparison
-from rlaif.judges.pairwise import PairwiseJudge, resolve_labels
+from rlaif.judges import Judge, judge_comparison, make_judge
+from rlaif.judges.ask import resolve_labels
+from rlaif.judges.program import JUDGE as PROGRAM
 from rlaif.judging.agreement import Choice, Estimate, Look, Pair, agreement, krippendorff_alpha, verdict_figures
 from rlaif.judging.bias import Side, bias_counts, bias_figures, traits
 from rlaif.judging.calibration import averaged_stated, expected_calibration_error, looks_stated, reliability
@@ -152,7 +153,7 @@ class _Check:
                 stack.push_async_callback(clients[-1].aclose)
             self.budget.check()
             labels = await resolve_labels(clients[0], config.judge)
-            judge = PairwiseJudge(clients[0], config.judge, labels)
+            judge = make_judge(clients[0], config.judge, labels)
             started, sent = time.monotonic(), self.ledger.stats().total("sent")
             judged = await in_flight(self.pairs, lambda pair: self._one(pair, judge), self._window)
             seconds = time.monotonic() - started
@@ -172,7 +173,7 @@ class _Check:
         # A batch must fill before it is sent; each pair makes two requests.
         return max(self.config.in_flight, -(-self.config.judge.models[0].requests_at_once // 2))
 
-    async def _one(self, gold: GoldPair, judge: PairwiseJudge) -> list[Judgement]:
+    async def _one(self, gold: GoldPair, judge: Judge) -> list[Judgement]:
         answers = await judge_comparison(gold.comparison, self.constitution, [judge], self.config.seed)
         self._tell(len(self.pairs), "judged")
         return answers
@@ -215,7 +216,7 @@ class _Check:
 
     def _report(
         self,
-        judge: PairwiseJudge,
+        judge: Judge,
         found: Sequence["Judged"],
         judged: Sequence[Sequence[Judgement]],
         speed: float | None,
@@ -226,7 +227,7 @@ class _Check:
         if not known:
             raise InputError(f"{config.data}: no principle of {self.constitution.name} applies to any of its prompts.")
         pairs = [j.pair for j in known if j.pair is not None]
-        answers = [answer for answers in judged for answer in answers if answer.order is not None]
+        answers = [answer for answers in judged for answer in answers if answer.judge != PROGRAM]
         unjudged = Counter(a.outcome.reason for a in answers if isinstance(a.outcome, Unjudged))
         p_first = [p if order == "ab" else 1 - p for pair in pairs for order, p in _stated(pair)]
         bias = [j.traits(config.judge.models[0].name, str(judge.client.identity)) for j in known]
@@ -330,7 +331,8 @@ def _look(answers: Sequence[Judgement]) -> Look:
     if len(verdicts) == 1:
         (verdict,) = verdicts
         # A label alone states no probability; 1 or 0 there would be a claim the judge never made.
-        return Look(verdict.choice, verdict.p_a if verdict.method in ("logprob", "vote", "likelihood") else None)
+        stated = verdict.method in ("logprob", "vote", "likelihood") or verdict.scores is not None
+        return Look(verdict.choice, verdict.p_a if stated else None)
     p = sum(v.p_a for v in verdicts) / len(verdicts)
     choice: Choice = "tie" if abs(p - 0.5) < 1e-9 else "a" if p > 0.5 else "b"
     return Look(choice, p)

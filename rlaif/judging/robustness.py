@@ -18,7 +18,8 @@ from pydantic import Field
 from rlaif.clients.base import Client
 from rlaif.config.generate import JudgeConfig
 from rlaif.hashing import uniform
-from rlaif.judges.pairwise import PairwiseJudge
+from rlaif.judges import Judge, make_judge
+from rlaif.judges.ask import How
 from rlaif.judging.agreement import bootstrap
 from rlaif.judging.flow import in_flight
 from rlaif.judging.verdicts import json_lines
@@ -86,7 +87,7 @@ async def measure(
     *,
     seed: int = 0,
     at_once: int = 64,
-    judge: type[PairwiseJudge] = PairwiseJudge,
+    make: Callable[[Client, JudgeConfig, How], Judge] = make_judge,
     progress: Callable[[int], None] = lambda total: None,
 ) -> dict[str, Any]:
     """Flip rates of each mode, as in card.json. ``decided``: pairs with the side ("a" or "b") that the judge prefers.
@@ -99,16 +100,16 @@ async def measure(
         return report | {"modes": {}}
     report["modes"] = {}
     for mode in modes:
-        labels: Literal["logprob", "text", "json"] = "text" if mode == "rationale" else mode
+        labels: How = "text" if mode == "rationale" else mode
         settings = config.model_copy(update={"orders": "both", "rationale": mode == "rationale"})
-        asked = judge(client, settings, labels)
-        trials = await _try_all(asked, injections, bases, principles, seed, at_once, lambda: progress(total))
+        judge = make(client, settings, labels)
+        trials = await _try_all(judge, injections, bases, principles, seed, at_once, lambda: progress(total))
         report["modes"][mode] = summarise(trials)
     return report
 
 
 async def _try_all(
-    judge: PairwiseJudge,
+    judge: Judge,
     injections: Sequence[Injection],
     bases: Sequence[Comparison],
     principles: Sequence[Principle],
@@ -116,13 +117,13 @@ async def _try_all(
     at_once: int,
     progress: Callable[[], None],
 ) -> list[Trial]:
-    clean = await in_flight(bases, lambda base: judge.judge(base, principles, seed), at_once)
+    clean = await in_flight(bases, lambda base: judge.judge_all([base], principles, seed), at_once)
 
     async def one(injection: Injection) -> Trial:
         place = int(uniform("injection", seed, injection.id) * len(bases))
         base = bases[place]
         attacked = base.model_copy(update={"b": _with_text(base.b, injection)})
-        answers = await judge.judge(attacked, principles, seed)
+        answers = await judge.judge_all([attacked], principles, seed)
         progress()
         return trial(injection, clean[place], answers)
 
