@@ -11,7 +11,7 @@ import json
 import platform
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -26,16 +26,19 @@ from rlaif.dataset import dataset_card, preference_record, write_parquet
 from rlaif.engine import Budget, open_client
 from rlaif.engine.ledger import Ledger
 from rlaif.engine.stored import open_stored
-from rlaif.errors import QualityError
+from rlaif.errors import InputError, QualityError, TaskError
 from rlaif.judges import Judge, judge_comparisons, make_judge
 from rlaif.judges.ask import resolve_labels
-from rlaif.pairing import pair, plan_comparisons
+from rlaif.pairing import Rewards, decide_by_rewards, pair, plan_comparisons
 from rlaif.prompts import PromptFile, check_prompts, read_prompts, read_samples
+from rlaif.rewards import PartsMonitor, Scored, open_reward, rejection_sample
 from rlaif.runs import RowFiles, check_answered, on_disk, open_run, write_manifest, write_text
 from rlaif.sampling import given, is_usable, sample, with_system
-from rlaif.types import Completion, Constitution, Dropped, Judgement, PreferencePair, Prompt, Unjudged
+from rlaif.types import Completion, Constitution, Dropped, Judgement, PreferencePair, Prompt, RewardRow, Unjudged
+from rlaif.verifiers import Task, task_of
 
 FILES = ("completions", "judgements", "pairs", "dropped")
+REWARD_FILES = ("rewards", "best")  # where verifiers are asked
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -75,7 +78,7 @@ class Counts:
         for d in result.dropped:
             if d.b is not None:
                 self.dropped_comparisons[d.reason] += 1
-            elif d.reason == "too_few_samples":
+            elif d.reason in ("too_few_samples", "task_error"):
                 self.dropped_prompts[d.reason] += 1
             else:
                 self.dropped_samples[d.reason] += 1
@@ -119,6 +122,7 @@ class PromptResult(NamedTuple):
     judgements: list[Judgement]
     pairs: list[PreferencePair]
     dropped: list[Dropped]
+    scored: dict[str, Scored] = {}  # by completion id, where the reward has a task in the prompt
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,7 @@ class _Run:
         self.policy: Client | None = None
         self.judges: list[Judge] = []
         self.weights = {p.id: p.weight for p in constitution.principles}
+        self.verifying = _Verifying(config) if config.reward is not None else None
         self.started = time.monotonic()
 
     async def main(self) -> GenerateResult:
@@ -187,15 +192,19 @@ class _Run:
             for model in config.judge.models:
                 clients.append(self._open(model, "judge"))
                 stack.push_async_callback(clients[-1].aclose)
+            if self.verifying is not None:
+                stack.push_async_callback(self.verifying.aclose)
             self.budget.check()  # before the first request: some judges are asked a question when they are resolved
             for client in clients:
                 self.judges.append(make_judge(client, config.judge, await resolve_labels(client, config.judge)))
-            with RowFiles(config.out, FILES) as files:
+            with RowFiles(config.out, FILES + (REWARD_FILES if self.verifying else ())) as files:
                 total = min(self.found.prompts, self.limit or self.found.prompts)
                 async with aclosing(ordered(self._work(), self._one_prompt, config.window)) as results:
                     async for result in results:
                         self._write(files, result)
                         self.counts.add(result)
+                        if self.verifying:
+                            self.verifying.count(result)
                         if self.progress:
                             self.counts.cost = self.budget.note()
                             self.progress(self.counts, total)
@@ -224,6 +233,9 @@ class _Run:
     async def _one_prompt(self, item: tuple[Prompt, tuple[str, ...] | None]) -> PromptResult:
         prompt, texts = item
         config = self.config
+        task = await self.verifying.task(prompt) if self.verifying else None
+        if isinstance(task, Dropped):
+            return PromptResult(prompt, [], [], [], [task])
         if texts is not None:
             completions, dropped = given(prompt, texts, f"file:{Path(str(config.policy.completions)).name}")
         else:
@@ -231,9 +243,14 @@ class _Run:
             completions, dropped = await sample(prompt, self.policy, config.policy, config.seed)
         usable = [c for c in completions if is_usable(c)]
         comparisons, identical = plan_comparisons(prompt, usable, disjoint=config.judge.comparisons == "disjoint")
-        judgements = await judge_comparisons(comparisons, self.constitution, self.judges, config.seed)
-        pairs, undecided = pair(comparisons, judgements, self.weights, config.pairing)
-        return PromptResult(prompt, completions, judgements, pairs, dropped + identical + undecided)
+        scored, rewards, left = {}, None, comparisons
+        if self.verifying and task is not None:
+            scored = await self.verifying.score(usable, task)
+            rewards = self.verifying.rewards(scored)
+            left = [c for c in comparisons if decide_by_rewards(c, rewards) is None]
+        judgements = await judge_comparisons(left, self.constitution, self.judges, config.seed)
+        pairs, undecided = pair(comparisons, judgements, self.weights, config.pairing, rewards)
+        return PromptResult(prompt, completions, judgements, pairs, dropped + identical + undecided, scored)
 
     def _write(self, files: RowFiles, result: PromptResult) -> None:
         by_id = {c.id: c for c in result.completions}
@@ -245,6 +262,9 @@ class _Run:
             files.write("pairs", preference_record(made, result.prompt, by_id, self.constitution))
         for dropped in result.dropped:
             files.write("dropped", dropped)
+        if self.verifying:
+            for name, row in self.verifying.rows(result):
+                files.write(name, row)
 
     def _finish(self) -> GenerateResult:
         out, counts = self.config.out, self.counts
@@ -259,6 +279,8 @@ class _Run:
                 f" {self.config.max_unjudged:.0%}); by reason: {_listed(counts.unjudged)}. Everything is kept;"
                 " judgements.jsonl has the details."
             )
+        if self.verifying:
+            self.verifying.monitor.check(final=True)
         if counts.pairs == 0:
             reasons = counts.dropped_comparisons + counts.dropped_samples + counts.dropped_prompts
             raise QualityError(f"{out}: no preference pair came out of {counts.prompts} prompts ({_listed(reasons)}).")
@@ -284,10 +306,77 @@ class _Run:
             "labels": {str(j.client.identity): j.labels for j in self.judges},
             "seed": config.seed,
             "counts": self.counts.report(),
+            **({"rewards": self.verifying.report()} if self.verifying else {}),
             "cost": self.budget.report(),
             "ledger": self.ledger.stats().model_dump(mode="json"),
             "seconds": round(time.monotonic() - self.started, 3),
         }
+
+
+class _Verifying:
+    """What a run asks its verifiers: the task of each prompt, then the reward of each usable completion."""
+
+    def __init__(self, config: GenerateConfig) -> None:
+        assert config.reward is not None
+        if any(node.verifier == "judge" for _, node in config.reward.walk()):
+            raise InputError("reward: the run's own judge decides among equals; leave the verifier 'judge' out.")
+        self._config = config
+        self._reward = open_reward(config.reward)
+        self._low, self._high = config.reward.bounds
+        self.monitor = PartsMonitor()
+
+    async def task(self, prompt: Prompt) -> Task | Dropped | None:
+        """The checked task of ``prompt``; None where it has none and its completions are for the judge alone. A wrong
+        one drops the prompt before anything is sampled."""
+        task = task_of(prompt)
+        try:
+            await self._reward.prepare(task)
+        except TaskError as error:
+            if prompt.reference is None and prompt.tests is None and prompt.verifier is None:
+                return None
+            return Dropped(prompt_id=prompt.id, reason="task_error", detail=str(error))
+        return task
+
+    async def score(self, completions: Sequence[Completion], task: Task) -> dict[str, Scored]:
+        scored = await self._reward.score_many([c.text for c in completions], [task] * len(completions))
+        return {c.id: s for c, s in zip(completions, scored, strict=True)}
+
+    def rewards(self, scored: Mapping[str, Scored]) -> Rewards:
+        who = ", ".join(self._reward.identities.values())
+        return Rewards({id_: s.value for id_, s in scored.items()}, self._high - self._low, who)
+
+    def rows(self, result: PromptResult) -> Iterator[tuple[str, RewardRow | dict[str, Any]]]:
+        """(file, row): the reward of each completion, and the best ones as data for supervised fine-tuning."""
+        prompt, scored = result.prompt, result.scored
+        for id_, s in scored.items():
+            yield "rewards", RewardRow(
+                prompt_id=prompt.id, completion_id=id_, value=s.value, parts=s.parts, masked=s.masked, why=s.why
+            )
+        rejection = self._config.rejection
+        threshold = self._high if rejection.threshold is None else rejection.threshold
+        kept = [c for c in result.completions if c.id in scored]
+        values = [scored[c.id] for c in kept]
+        texts = [c.text for c in kept]
+        for place in rejection_sample(texts, values, threshold=threshold, keep=rejection.keep, seed=self._config.seed):
+            yield "best", {
+                "prompt": [m.model_dump() for m in prompt.messages],
+                "completion": [{"role": "assistant", "content": texts[place]}],
+                "prompt_id": prompt.id,
+                "completion_id": kept[place].id,
+                "reward": values[place].value,
+            }
+
+    def count(self, result: PromptResult) -> None:
+        self.monitor.add_all(result.scored.values())
+        self.monitor.check()
+
+    def report(self) -> dict[str, Any]:
+        """For the manifest."""
+        tiers = {getattr(v, "tier", None) for v in self._reward.verifiers.values()} - {None}
+        return {"verifiers": self._reward.identities, "sandbox": sorted(tiers), **self.monitor.report()}
+
+    async def aclose(self) -> None:
+        await self._reward.aclose()
 
 
 def write_data(out: Path, manifest: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from rlaif.types import (
     Judgement,
     PreferencePair,
     Prompt,
+    Source,
     Unjudged,
     Verdict,
 )
@@ -47,8 +48,17 @@ def plan_comparisons(
     return comparisons, dropped
 
 
+class Rewards(NamedTuple):
+    """The rewards of one prompt's completions, by completion id (None: masked). ``span``: the highest possible value
+    less the lowest; ``verifiers``: who gave them."""
+
+    values: Mapping[str, float | None]
+    span: float
+    verifiers: str
+
+
 class Decision(NamedTuple):
-    """What all judgements of one comparison say together: the probability that a is better."""
+    """What is known of one comparison: the probability that a is better, by all judgements together or by rewards."""
 
     a: str
     b: str
@@ -57,10 +67,24 @@ class Decision(NamedTuple):
     principles: tuple[str, ...]
     judge: str
     evidence: tuple[str, ...]
+    source: Source = "judge"
 
     @property
     def margin(self) -> float:
         return abs(2 * self.p_a - 1)
+
+
+def decide_by_rewards(comparison: Comparison, rewards: Rewards) -> Decision | Dropped | None:
+    """The higher reward wins, by a margin of the difference as a share of the span: passing over failing is certain.
+    None where both are equal: that is for a judge to say."""
+    a, b = (rewards.values[c.id] for c in (comparison.a, comparison.b))
+    ids = comparison.prompt.id, comparison.a.id, comparison.b.id
+    if a is None or b is None:
+        return _drop(ids, "unverified", "a failure of the verifier is no label; see rewards.jsonl")
+    if a == b:
+        return None
+    lead = max(-1.0, min((a - b) / rewards.span, 1.0))
+    return Decision(ids[1], ids[2], 0.5 + lead / 2, False, (), rewards.verifiers, (), "verifier")
 
 
 def decide(comparison: Comparison, judgements: Sequence[Judgement], weights: Mapping[str, float]) -> Decision | Dropped:
@@ -97,14 +121,19 @@ def pair(
     judgements: Sequence[Judgement],
     weights: Mapping[str, float],
     config: PairingConfig,
+    rewards: Rewards | None = None,
 ) -> tuple[list[PreferencePair], list[Dropped]]:
-    """The preference pairs of one prompt's comparisons: len(pairs) + len(dropped) == len(comparisons)."""
+    """The preference pairs of one prompt's comparisons: len(pairs) + len(dropped) == len(comparisons).
+
+    ``rewards``: decide where they differ, and judgements only where they do not."""
     by_comparison: dict[tuple[str, str], list[Judgement]] = {(c.a.id, c.b.id): [] for c in comparisons}
     for j in judgements:
         by_comparison[j.a, j.b].append(j)
     decided, dropped = [], []
     for c in comparisons:
-        decision = decide(c, by_comparison[c.a.id, c.b.id], weights)
+        decision = decide_by_rewards(c, rewards) if rewards else None
+        if decision is None:
+            decision = decide(c, by_comparison[c.a.id, c.b.id], weights)
         if isinstance(decision, Dropped):
             dropped.append(decision)
         else:
@@ -165,7 +194,7 @@ def _pair(c: Comparison, d: Decision) -> PreferencePair:
         rejected=rejected,
         prob_chosen=round(p, 9),
         margin=round(2 * p - 1, 9),
-        source="judge",
+        source=d.source,
         principles=d.principles,
         judge=d.judge,
         evidence=d.evidence,

@@ -21,12 +21,14 @@ from rlaif.engine.store import EmptyLedger
 from rlaif.errors import InputError, ProviderError
 
 CONFIG, MANIFEST, LEDGER, REPORT = "config.yaml", "manifest.json", "ledger.sqlite", "report.html"
-ROWS = ("completions", "judgements", "pairs", "dropped", "rewards")
+ROWS = ("completions", "judgements", "pairs", "dropped", "rewards", "best")
 
 # What may change between two runs into one folder: it is computed anew from the ledger, or sends only what is new.
 # Any other difference means another experiment, which gets another folder.
 MAY_CHANGE = (
     "pairing",
+    "reward",
+    "rejection",
     "max_unjudged",
     "max_cost",
     "prompts_in_flight",

@@ -357,6 +357,18 @@ class Unverified(Row):
 Verified = Annotated[Reward | Unverified, Field(discriminator="kind")]
 
 
+class RewardRow(Row):
+    """The reward of one completion, and the verdicts behind it by part. ``value`` None: the row is masked, and
+    ``masked`` and ``why`` say why."""
+
+    prompt_id: str
+    completion_id: str
+    value: float | None
+    parts: dict[str, Verified]
+    masked: UnverifiedReason | None = None
+    why: str = ""
+
+
 # --------------------------------------------------------------------------------------------------------- pairs
 
 Source = Literal["judge", "verifier", "revision", "human"]
@@ -366,18 +378,21 @@ DropReason = Literal[
     "vetoed",  # a judge of a panel prefers the other one
     "order_disagreement",  # the judge prefers whichever is shown first (or second)
     "unjudged",  # at least one verdict is missing
+    "unverified",  # at least one of the two has no reward, because its verifier failed
     "identical",  # the two texts are the same: nothing was asked
     "low_margin",  # decided, but by less than pairing.min_margin
     "not_selected",  # judged, but the strategy takes another pair of this prompt
     "bad_finish",  # a sample that was cut off, filtered or refused
     "provider_error",  # a sample that the provider never gave
     "too_few_samples",  # a prompt with fewer than two usable samples
+    "task_error",  # a prompt whose tests or reference are wrong: nothing was asked
 ]
 
 
 class PreferencePair(Row):
     """``prob_chosen``: probability that chosen is better, over orders, principles and judges; ``margin`` is
-    2 * prob_chosen - 1. ``evidence``: keys of the ledger's requests behind it."""
+    2 * prob_chosen - 1. ``evidence``: keys of the ledger's requests behind it. ``judge``: who decided, or which
+    verifier."""
 
     prompt_id: str
     chosen: str

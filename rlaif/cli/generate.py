@@ -113,5 +113,10 @@ def run_and_tell(
     click.echo(f"{comparisons['pairs']} pairs from {comparisons['planned']} comparisons of {counts['prompts']} prompts")
     for reason, number in comparisons["dropped"].items():
         click.echo(f"  {number} comparisons without a pair: {reason}")
+    if rewards := result.manifest.get("rewards"):
+        mean = "none" if rewards["mean"] is None else f"mean {rewards['mean']:.3g}"
+        click.echo(f"{rewards['rows']} rewards, {mean}, {sum(rewards['masked'].values())} masked")
+        for alarm in rewards["alarms"].values():
+            click.echo(f"  {alarm}", err=True)
     tell_cost(result.manifest["cost"])
     click.echo(f"{result.out}/pairs.jsonl, {result.out}/report.html")

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from rlaif.config.base import Config
 from rlaif.config.models import ModelRef
+from rlaif.config.rewards import RewardConfig
 
 
 class PolicyConfig(Config):
@@ -117,14 +118,27 @@ class PairingConfig(Config):
     require_agreement: bool = False
 
 
+class RejectionConfig(Config):
+    """Which completions become data for supervised fine-tuning (best.jsonl): of each prompt the ``keep`` best whose
+    reward is at least ``threshold`` (default: the highest there is, a full pass)."""
+
+    threshold: float | None = None
+    keep: int = Field(1, ge=1)
+
+
 class GenerateConfig(Config):
-    """A generate run: prompts and a constitution in, preference data in the run folder ``out``."""
+    """A generate run: prompts and a constitution in, preference data in the run folder ``out``.
+
+    ``reward``: verifiers decide first, at no cost; the judge is asked only about completions with equal rewards. A
+    prompt that has neither reference, tests nor verifier, and no task for the reward, is left to the judge."""
 
     prompts: str | None = None  # a file, or hf:owner/name; not needed with policy.completions
     constitution: str
     policy: PolicyConfig
     judge: JudgeConfig
     pairing: PairingConfig = PairingConfig()
+    reward: RewardConfig | None = None
+    rejection: RejectionConfig = RejectionConfig()
     seed: int = 0
     out: Path
     max_cost: Decimal | None = Field(None, ge=0)  # USD over all sessions of the run folder; no request passes it
