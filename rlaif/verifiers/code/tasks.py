@@ -84,7 +84,7 @@ def read_task(row: Row, mode: Mode = "auto") -> CodeTask:
             "the code task has no tests; give `tests`: asserts, check(candidate), or {input, output} pairs."
         )
     if isinstance(tests, Mapping):
-        entry = tests.get("fn_name") or _entry(row)
+        entry = _entry(tests) or _entry(row)
         tests = _zipped(tests)
     else:
         entry = _entry(row)
