@@ -74,3 +74,11 @@ def random_label(request: ChatRequest) -> str:
     """A coin, thrown by hash."""
     (x, _), (y, _) = shown(request)
     return x if uniform("coin", digest([m.content for m in request.messages])) < 0.5 else y
+
+
+def grades(request: ChatRequest) -> str:
+    """Of ten grades, the one numbered like the quality of the single response shown."""
+    offered = re.search(r"Use the whole scale: (.*)\.", request.messages[0].content)
+    assert offered is not None
+    response = request.messages[-1].content.partition("<response>")[2]
+    return offered[1].split(", ")[min(quality(response), 9)]

@@ -13,6 +13,7 @@ from rlaif.engine import Ledger
 from rlaif.errors import InputError, ProviderError, QualityError
 from rlaif.judging import Card, CheckConfig, check, read_pairs, verdict_figures
 from rlaif.judging.card import gate
+from rlaif.judging.robustness import load_injections
 from tests.judging import judges
 
 # Every pair of different qualities 1 to 9: the better one is the label.
@@ -147,6 +148,18 @@ def test_principles_that_a_program_decides_ask_no_model_and_count_in_each_order_
     assert len(judges.SENT) == 144
     assert mixed["accuracy"] == mixed["swap_consistency"] == 1.0
     assert mixed["calibration"]["ece"]["value"] == pytest.approx(0.25)  # the mean of a tie and a certainty
+
+
+def test_a_judge_that_grades_single_responses_has_a_card_without_orders(tmp_path: Path) -> None:
+    card = run(tmp_path, "grades", judge={"type": "score"}, modes=["text"]).report
+    assert card["looks"] == card["pairs"] == 72
+    assert card["accuracy"] == card["kappa"] == 1.0
+    assert card["swap_consistency"] is card["accuracy_ba"] is None
+    assert card["calibration"]["ece"]["value"] > 0  # one grade apart is stated as 0.73, and is always right
+    hostile = card["robustness"]["modes"]["text"]
+    kept = sum(i.where != "replace" for i in load_injections() if i.kind != "control")
+    assert hostile["flip_rate"] == 0.0
+    assert hostile["looks"] >= kept
 
 
 def test_the_recorded_verdicts_give_the_same_figures_again(tmp_path: Path) -> None:
