@@ -7,8 +7,9 @@ one mapping of arguments for each. Arguments that are None (as in Arrow files) c
 both, and each of these without asterisks, if any of them follows the instruction.
 
 ``rules: official`` gives the verdicts of the official checker, which the published figures rest on, row by row, but for
-one thing: asked to count a sign ("#") it draws a random letter; here the sign is counted. It also takes a text without
-letters for any language; here it is in none (no recorded verdict differs).
+one thing: asked to count a sign ("#") it draws a random letter; here the sign is counted. Three more differences, on
+which no recorded verdict depends: it takes a text without letters for any language, here it is in none; it takes
+keywords for patterns, here they are literal; and it has NLTK count sentences (see rlaif/verifiers/penn.py).
 
 The official checker is generous in places and wrong in others, and a policy finds every such place. With
 ``rules: corrected`` what is told at each function of the second half is repaired.
@@ -32,7 +33,7 @@ from rlaif.errors import TaskError
 from rlaif.types import Check, Reward
 from rlaif.verifiers import penn
 from rlaif.verifiers.base import Task
-from rlaif.verifiers.language import LANGUAGES, detect
+from rlaif.verifiers.language import LANGUAGES, detect, load
 from rlaif.verifiers.text import TextOptions, TextVerifier, visible
 
 
@@ -394,6 +395,7 @@ CORRECTED: dict[str, Instruction] = OFFICIAL | {
     "change_case:english_lowercase": all_lowercase,
     "punctuation:no_comma": no_comma_at_all,
 }
+_NEED_LANGDETECT = ("language:response_language", "change_case:english_capital", "change_case:english_lowercase")
 RULES = {"official": OFFICIAL, "corrected": CORRECTED}
 
 
@@ -424,7 +426,10 @@ class InstructionsVerifier(TextVerifier[InstructionsOptions, tuple[Asked, ...]])
             raise TaskError("instructions@1: the row needs 'instruction_id_list', a list of instruction ids.")
         if not isinstance(arguments, list | tuple) or len(arguments) != len(names):
             raise TaskError(f"instructions@1: 'kwargs' must be a list of {len(names)} mappings, one an instruction.")
-        return tuple(_asked(name, given) for name, given in zip(names, arguments, strict=True))
+        goal = tuple(_asked(name, given) for name, given in zip(names, arguments, strict=True))
+        if any(asked.name in _NEED_LANGDETECT for asked in goal):
+            load()
+        return goal
 
     def decide(self, text: str, goal: tuple[Asked, ...]) -> Reward:
         if not text.strip():

@@ -25,9 +25,9 @@ _loading = threading.Lock()
 
 def detect(text: str) -> str | None:
     """The ISO 639-1 code (zh-cn, zh-tw) of the text's language, "unknown", or None where no letter tells it."""
+    detector = load().create()
     from langdetect.lang_detect_exception import LangDetectException  # type: ignore[import-untyped]
 
-    detector = _factory().create()
     detector.append(text[:_READ])
     try:
         return str(detector.detect())
@@ -35,8 +35,9 @@ def detect(text: str) -> str | None:
         return None
 
 
-def _factory() -> Any:
-    with _loading:  # 30 MB and half a second, once
+def load() -> Any:
+    """langdetect's profiles (30 MB and half a second, once). Raises InputError where it is not installed."""
+    with _loading:
         return _loaded()
 
 
@@ -66,7 +67,7 @@ class LanguageVerifier(TextVerifier[LanguageOptions, str]):
         language = str(self.setting(task, "language", str))
         if language not in LANGUAGES:
             raise TaskError(f"{self.identity}: unknown language {language!r}; there are: {', '.join(LANGUAGES)}.")
-        _factory()
+        load()
         return language
 
     def decide(self, text: str, goal: str) -> Reward:

@@ -1,5 +1,6 @@
 """The small verifiers of text: what passes, what fails, what is told about a wrong task."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from rlaif.errors import InputError, TaskError
 from rlaif.types import Reward, Unverified
-from rlaif.verifiers import open_verifier
+from rlaif.verifiers import language, open_verifier
 from rlaif.verifiers.text import answer_of, normalised, repeated_share, visible
 
 Task = dict[str, Any]
@@ -173,6 +174,23 @@ def test_a_wrong_name_or_option_is_told_when_it_is_opened(name: str, options: Ta
     with pytest.raises(InputError) as caught:
         open_verifier(name, options)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "package"),
+    [
+        ("language", {"language": "en"}, "langdetect"),
+        ("instructions", {"instruction_id_list": ["change_case:english_capital"], "kwargs": [{}]}, "langdetect"),
+        ("json_schema", {"json_schema": {"title": "never seen before"}}, "jsonschema"),
+    ],
+)
+async def test_a_missing_package_is_told_when_a_task_is_loaded(
+    name: str, task: Task, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    language._loaded.cache_clear()
+    with pytest.raises(InputError, match=f"pip install {package}"):
+        await open_verifier(name).prepare(task)
 
 
 async def test_a_schema_whose_ref_leads_nowhere_is_a_task_error() -> None:
