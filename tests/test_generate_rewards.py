@@ -119,15 +119,12 @@ def test_a_prompt_without_a_task_is_for_the_judge_alone(tmp_path: Path) -> None:
 
 def test_the_run_goes_on_with_another_reward_and_asks_only_what_is_new(tmp_path: Path) -> None:
     run(tmp_path)
-    first = {(j.a, j.b) for j in judgements(tmp_path)}
+    before = {r.messages for r in fakes.SENT}
     run(tmp_path, rejection={"keep": 3})
     assert fakes.SENT == []
     run(tmp_path, reward=None)
-    assert len(fakes.SENT) == 2 * (6 * len(PROMPTS) - len(first) - identical(tmp_path))
-
-
-def identical(folder: Path) -> int:
-    return sum(d.reason == "identical" for d in dropped(folder))
+    assert {r.messages for r in fakes.SENT}.isdisjoint(before)
+    assert len(fakes.SENT) > 50
 
 
 def test_a_judge_inside_the_reward_is_refused(tmp_path: Path) -> None:
