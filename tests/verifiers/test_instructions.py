@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlaif.errors import TaskError
@@ -286,6 +286,7 @@ async def test_what_is_not_followed_is_named() -> None:
 TEXT = st.text(st.sampled_from('ab AB.,*"[]<>{}-#\n1é\u200b'), max_size=80)
 
 
+@settings(deadline=None)
 @given(TEXT)
 def test_whatever_follows_strictly_follows_loosely(text: str) -> None:
     strict = InstructionsVerifier(InstructionsOptions())
@@ -297,6 +298,7 @@ def test_whatever_follows_strictly_follows_loosely(text: str) -> None:
         assert not once or ever, asked
 
 
+@settings(deadline=None)
 @given(TEXT)
 def test_at_least_and_less_than_are_opposites(text: str) -> None:
     for name, arguments, *_ in TABLE:
@@ -308,6 +310,7 @@ def test_at_least_and_less_than_are_opposites(text: str) -> None:
             assert least != less
 
 
+@settings(deadline=None)
 @given(TEXT)
 def test_loose_variants_begin_with_the_text_and_are_at_most_eight(text: str) -> None:
     found = variants(text)

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlaif.errors import TaskError
@@ -129,6 +129,7 @@ VALUES: st.SearchStrategy[Value] = st.one_of(
 TABLES = st.integers(1, 3).flatmap(lambda n: st.lists(st.tuples(*[VALUES] * n), max_size=5))
 
 
+@settings(deadline=None)
 @given(TABLES, st.randoms())
 def test_a_multiset_has_no_order_and_counts_every_row(table: list[tuple[Value, ...]], random: Any) -> None:
     shuffled = random.sample(table, len(table))

@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlaif.errors import InputError, TaskError
@@ -210,12 +210,14 @@ async def test_a_schema_that_refers_to_itself_reads_a_tree_of_any_allowed_depth(
 # ---------------------------------------------------------------------------------------------------------------- laws
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_normalising_twice_changes_nothing(text: str) -> None:
     once = normalised(text, "none")
     assert normalised(once, "none") == once
 
 
+@settings(deadline=None)
 @given(st.text(), st.text())
 async def test_f1_is_symmetric_and_exact_implies_one(a: str, b: str) -> None:
     if not normalised(a, "squad") or not normalised(b, "squad"):
@@ -231,6 +233,7 @@ async def test_f1_is_symmetric_and_exact_implies_one(a: str, b: str) -> None:
     assert same.value <= one.value
 
 
+@settings(deadline=None)
 @given(st.text(), st.integers(1, 5))
 def test_the_repeated_share_is_a_share_and_saying_it_again_never_lowers_it(text: str, n: int) -> None:
     share = repeated_share(text, n)
@@ -238,6 +241,7 @@ def test_the_repeated_share_is_a_share_and_saying_it_again_never_lowers_it(text:
     assert repeated_share(f"{text} {text}", n) >= share or not text.split()
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_what_is_visible_is_visible(text: str) -> None:
     assert visible(visible(text)) == visible(text)
