@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rlaif.verifiers.math.answers import Expr, Number
-from rlaif.verifiers.math.compare import SIGNIFICANT, Leaf
+from rlaif.verifiers.math.compare import SIGNIFICANT, Leaf, is_rounded
 
 _PRECISION = 60  # digits evaluated
 _AGREEMENT = 40  # digits that must agree
@@ -141,7 +141,7 @@ def _approximated(decimal: Leaf, value: Any) -> bool:
     exact = _evaluated(value)
     if exact is None or exact.imag != 0:
         return False
-    return bool(abs(exact.real - _mp(decimal.value)) < _mp(decimal.unit_in_last_place))
+    return is_rounded(_mp(decimal.value), exact.real, _mp(decimal.unit_in_last_place))
 
 
 def _points(symbols: Any) -> Iterator[dict[Any, Any]]:

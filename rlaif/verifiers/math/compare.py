@@ -5,8 +5,8 @@ in base two is not the number its digits spell in base ten. In doubt, not equal:
 policy more than a right one that fails.
 
 Numbers are exact. A decimal stands for a value it only approximates where the value has no finite decimal (1/3, pi),
-the decimal shows at least six significant digits, and they differ by less than one unit in its last place: 0.333333 is
-1/3; 0.333 is not, and 1000001.0000001 is not 1000001.
+the decimal shows at least six significant digits, and it is the value rounded or cut off there: 0.333333 is 1/3, 0.333
+and 0.333334 are not, and 1000001.0000001 is not 1000001.
 
 ``Algebra`` decides about what is no rational number: `Exactly` (here) only where that is plain, and otherwise raises
 Undecided; the workers' (algebra.py) by computer algebra.
@@ -85,12 +85,18 @@ def numbers(a: Number, b: Number, _: Algebra) -> bool:
 
 
 def approximates(decimal: Number, exact: Number) -> bool:
-    """Whether ``decimal`` is the other rounded or cut off (see the header)."""
+    """Whether ``decimal`` stands for the other value (see the header)."""
     return (
         decimal.digits >= SIGNIFICANT
         and not has_finite_decimal(exact.value)
-        and abs(decimal.value - exact.value) < decimal.unit_in_last_place
+        and is_rounded(decimal.value, exact.value, decimal.unit_in_last_place)
     )
+
+
+def is_rounded(decimal: Any, exact: Any, unit: Any) -> bool:
+    """Whether ``decimal`` is ``exact`` rounded or cut off at a digit worth ``unit``; numbers of any one kind."""
+    beyond = abs(exact) - abs(decimal)
+    return bool((decimal > 0) == (exact > 0) and -unit / 2 <= beyond < unit)
 
 
 def has_finite_decimal(value: Fraction) -> bool:

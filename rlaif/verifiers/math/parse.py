@@ -27,7 +27,7 @@ from rlaif.verifiers.math.answers import (
 )
 from rlaif.verifiers.math.exact import NotExact, evaluate
 from rlaif.verifiers.math.fold import clean, fold
-from rlaif.verifiers.math.units import CURRENCY, MULTIPLIERS, NO_UNIT, UNITS, normal_unit
+from rlaif.verifiers.math.units import CURRENCY, MULTIPLIERS, NO_UNIT, PARTS, UNITS, normal_unit
 
 LONGEST = 2_000  # characters of an answer
 DEEPEST = 40  # brackets within brackets
@@ -96,7 +96,7 @@ def _choice(text: str) -> Choice | None:
     if not (found := _OPTION.fullmatch(text)):
         return None
     letter, rest = [group for group in found.groups() if group is not None]
-    return None if re.search(r"\b[A-J]\b", rest) else Choice(letter)
+    return None if re.search(r"\b(?:[A-J]|or|wrong|incorrect|maybe|perhaps)\b", rest) else Choice(letter)
 
 
 _ENVIRONMENT = re.compile(
@@ -258,7 +258,9 @@ def _quantity(text: str) -> Answer | None:
         return Number(Fraction(int(amount_text)))
     if words in ("percent", "per cent", "percentage", "pct"):
         return _measure(amount_text, "%", 1)
-    if not words or len(words.split()) > 5 or re.search(r"\d", words) or (NO_UNIT.search(words) and not found["paren"]):
+    if not words or len(words.split()) > 5 or re.search(r"\d", words) or NO_UNIT.search(words):
+        return None
+    if PARTS.search(words) and not found["paren"]:
         return None
     return _measure(amount_text, words, int(found["power"] or 1))
 
@@ -325,7 +327,9 @@ def _expression(text: str) -> Expr | None:
     return Expr(re.sub(r"(?<=\\)([A-Za-z]+)\s+(?![A-Za-z])", r"\1", re.sub(r"\s+", " ", text)).strip())
 
 
-_PROSE = frozenset({"at", "is", "by", "to", "of", "in", "on", "if", "no", "so", "we", "it", "for", "the", "not", "are"})
+_PROSE = frozenset(
+    {"and", "or", "at", "is", "by", "to", "of", "in", "on", "if", "no", "so", "we", "it", "for", "the", "not", "are"}
+)
 _WORD = re.compile(
     r"no|on|off|up|in|out|(?=.{3})(?=.*[aeiouAEIOU])[A-Za-z][a-z]+"
 )  # "ab" is a times b; "yes" is no product

@@ -59,11 +59,17 @@ MULTIPLIERS = {
     "billion": 10**9,
     "trillion": 10**12,
 }
-# Words after a number that make it another number, or a sentence: "5 squared", "5 plus three", "5 is wrong".
+# Words after a number that make it another number, a guess or a sentence: "5 plus three", "2 or three", "5 is wrong".
 NO_UNIT = re.compile(
-    r"\b(?:plus|minus|squared|cubed|hal(?:f|ves)|thirds?|fourths?|quarters?|fifths?|sixths?|eighths?|tenths?|hundredths?"
-    r"|thousandths?|than|factorial|root|over|power|modulo?|negative|not|is|are|was|were|but|if|because|since|unless"
-    r"|wrong|false|incorrect)\b|\btimes\s+\w",
+    r"\b(?:plus|minus|squared|cubed|than|factorial|root|over|power|modulo?|negative|not|is|are|was|were|but|if|because"
+    r"|since|unless|wrong|false|incorrect|or|and|either|maybe|perhaps|possibly|probably|otherwise|to|through)\b"
+    r"|\btimes\s+\w",
+    re.IGNORECASE,
+)
+# Parts, where they are no noun in brackets, as in "4 (quarters)".
+PARTS = re.compile(
+    r"\b(?:hal(?:f|ves)|thirds?|fourths?|quarters?|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?|hundredths?"
+    r"|thousandths?)\b",
     re.IGNORECASE,
 )
 _IRREGULAR = {"feet": "foot", "inches": "inch", "children": "child", "people": "person", "pennies": "penny"}
