@@ -1,9 +1,14 @@
 """No answer reaches its own verdict: every attack gets 0.0 for a reason that is about it, an honest answer beside it
 gets 1.0, in each way of testing and in each tier that this machine has."""
 
+import json
+import os
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pydantic
 import pytest
 
 from rlaif.errors import InputError, TaskError
@@ -12,6 +17,7 @@ from rlaif.verifiers.code import CodeVerifier
 from rlaif.verifiers.sandbox.base import Launcher
 from rlaif.verifiers.sandbox.probe import open_sandbox
 from tests.verifiers.code_attacks import ATTACKS, CALLS, HONEST, TESTS, UNITTEST, Attack
+from tests.verifiers.sandbox.users import NOBODY, open_to_all, python_for_nobody
 
 ROWS: dict[str, dict[str, Any]] = {
     "check": {"tests": TESTS, "entry_point": "add"},
@@ -43,11 +49,21 @@ def _fenced(code: str) -> str:
     return f"Here you are:\n\n```python\n{code}\n```\nThis adds two numbers."
 
 
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: a.name)
+async def test_an_attack_fails_and_an_honest_answer_beside_it_passes(launcher: Launcher, attack: Attack) -> None:
+    # Half of them against test code, half against calls in each tier; all against both in the slow suite.
+    ways = ("check", "call")
+    await _attacked(launcher, attack, ways[(ATTACKS.index(attack) + (launcher.tier == "ns")) % 2])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["check", "call"])
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: a.name)
-async def test_an_attack_fails_and_an_honest_answer_beside_it_passes(
-    launcher: Launcher, attack: Attack, way: str
-) -> None:
+async def test_an_attack_fails_in_each_way_of_testing(launcher: Launcher, attack: Attack, way: str) -> None:
+    await _attacked(launcher, attack, way)
+
+
+async def _attacked(launcher: Launcher, attack: Attack, way: str) -> None:
     verifier = _verifier(launcher, max_seconds=attack.seconds, min_seconds=min(1.0, attack.seconds))
     verdict = await verifier.verify(_fenced(attack.code), ROWS[way])
     assert isinstance(verdict, Reward), verdict
@@ -350,3 +366,34 @@ async def test_partial_credit_is_a_share_below_one_and_none_for_a_cheat(launcher
         assert verdict.value <= 0.5
         assert verdict.reason in ("crashed", "cheat")
         assert verdict.reason != "cheat" or verdict.value == 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tier", ["ns", "lsm"])
+def test_the_attacks_fail_as_well_where_the_verifier_has_no_rights(tier: str) -> None:
+    """The tests above run as this user; these as one without rights, where this one is root."""
+    if os.getuid() != 0:
+        pytest.skip("this user is without rights already")
+    root = Path(__file__).parents[2]
+    libraries = Path(pydantic.__file__).parents[1]
+    if not (open_to_all(root) and open_to_all(libraries)):
+        pytest.skip("this checkout may not be read by a user without rights")
+    done = subprocess.run(
+        [python_for_nobody(), str(Path(__file__).with_name("code_attack_run.py")), tier],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        user=NOBODY,
+        group=NOBODY,
+        extra_groups=[],
+        cwd="/",
+        env={"PYTHONPATH": f"{root}:{libraries}", "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/nonexistent"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    verdicts = json.loads(done.stdout)
+    if "skip" in verdicts:
+        pytest.skip(verdicts["skip"])
+    assert verdicts.pop("honest") == [1.0, None]
+    assert len(verdicts) == len(ATTACKS)
+    expected = {attack.name: (*attack.reasons, "timeout") for attack in ATTACKS}  # all at once: it may be late
+    assert {name: v for name, v in verdicts.items() if v[0] != 0.0 or v[1] not in expected[name]} == {}

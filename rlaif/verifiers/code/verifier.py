@@ -42,7 +42,10 @@ T = TypeVar("T")
 
 
 class CodeVerifier:
-    """Runs the program in an answer against the row's tests (see `rlaif.verifiers.code.tasks.read_task`)."""
+    """Runs the program in an answer against the row's tests (see `rlaif.verifiers.code.tasks.read_task`).
+
+    launcher: instead of one of its own, a sandbox with two places for every answer that is judged at the same time.
+    """
 
     identity = "code@1"
 

@@ -159,18 +159,16 @@ class Objects:
             args = [self.decode(a) for a in question["args"]]
             kwargs = {name: self.decode(a) for name, a in question["kwargs"].items()}
             value = OPERATIONS[question["op"]](target, *args, **kwargs)
-            reply = {"value": self.encode(value)}
+            return {"value": self.encode(value), **self.changed(question["args"], args)}
         except values.TooLarge as error:
             return {"too_large": str(error)}
         except StopIteration as error:
             return {"end": True} if question["op"] == "next" else described(error)
         except BaseException as error:  # noqa: BLE001 - a session answers, whatever happens in it
-            reply = described(error)
-            args = []
-        return {**reply, **self.changed(question["args"], args)}
+            return described(error)
 
     def changed(self, before: list[Any], args: list[Any]) -> Message:
-        if not any(isinstance(a, list | dict) for a in before) or not args:
+        if not any(isinstance(a, list | dict) for a in before):
             return {}
         after = [self.encode(a) for a in args]
         return {"args": after} if values.dumps(after) != values.dumps(before) else {}
@@ -212,7 +210,6 @@ def resolve(module: types.ModuleType, path: str) -> Any:
 
 # What may be asked about an object. No operators: how a candidate's object compares or adds up must decide no test.
 OPERATIONS: dict[str, Callable[..., Any]] = {
-    "get": lambda target: target,
     "call": lambda target, *args, **kwargs: target(*args, **kwargs),
     "getattr": getattr,
     "setattr": setattr,
