@@ -43,6 +43,7 @@ class Verifier(Protocol):
 
 
 def task_of(prompt: Prompt) -> Task:
-    """A prompt as a verifier sees it. ``prompt`` is the last user message."""
+    """A prompt as a verifier sees it. ``prompt`` is the last user message, ``verifier`` the prompt's own choice."""
     asked = next((m.content for m in reversed(prompt.messages) if m.role == "user"), "")
-    return {**prompt.metadata, "prompt": asked, "reference": prompt.reference, "tests": prompt.tests}
+    known = {"prompt": asked, "reference": prompt.reference, "tests": prompt.tests, "verifier": prompt.verifier}
+    return {**prompt.metadata, **known}

@@ -382,12 +382,10 @@ def tiny_policy() -> tuple[Any, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["sync", "async"])
 def test_a_grpo_step_learns_from_the_rewards_and_not_from_the_masked_rows(form: str, tmp_path: Path) -> None:
-    pytest.importorskip("trl")
+    pytest.importorskip("rlaif.training.trl_adapter")  # before trl: it switches the telemetry off
     import torch
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
-
-    import rlaif.training.trl_adapter  # noqa: F401 - before trl: it switches the telemetry off
 
     tree = {"weighted_sum": [{"verifier": "math", "weight": 3}, f"{HERE}:Moody"]}
     reward = RewardFunction(reward_of(tree), name="composite")
