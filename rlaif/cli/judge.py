@@ -163,6 +163,9 @@ def tell_rest(card: Mapping[str, Any]) -> None:
     if ece["value"] is not None:
         click.echo(f"expected calibration error, orders averaged: {number(ece['value'])}")
     for mode, m in (card["robustness"] or {}).get("modes", {}).items():
+        if not m["texts"]:
+            click.echo(f"hostile text, verdict from {mode}: no verdict on untouched pairs, so nothing to turn")
+            continue
         turned, control = m["pair_flip_rate"], m["control"]["pair_flip_rate"]
         click.echo(f"hostile text, verdict from {mode}: turns {number(turned)} of pairs (control {number(control)})")
     if card["usd_per_1000"] is not None or card["seconds_per_1000"] is not None:

@@ -118,6 +118,8 @@ async def _try_all(
     progress: Callable[[], None],
 ) -> list[Trial]:
     clean = await in_flight(bases, lambda base: judge.judge_all([base], principles, seed), at_once)
+    if not any(isinstance(j.outcome, Verdict) for answers in clean for j in answers):
+        return []  # a judge that gives no verdict this way cannot be turned; asking would only cost
 
     async def one(injection: Injection) -> Trial:
         place = int(uniform("injection", seed, injection.id) * len(bases))

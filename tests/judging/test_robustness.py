@@ -108,4 +108,4 @@ def test_all_modes_can_be_tried_and_each_is_reported(tmp_path: Path) -> None:
     found = card(tmp_path, "right", ["text", "json", "rationale", "logprob"])
     modes = found["modes"]
     assert list(modes) == ["text", "json", "rationale", "logprob"]
-    assert modes["json"]["flip_rate"] is None  # this judge writes no JSON, so no look can flip
+    assert (modes["json"]["texts"], modes["json"]["flip_rate"]) == (0, None)  # it writes no JSON: nothing to turn
