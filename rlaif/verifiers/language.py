@@ -26,7 +26,7 @@ _loading = threading.Lock()
 def detect(text: str) -> str | None:
     """The ISO 639-1 code (zh-cn, zh-tw) of the text's language, "unknown", or None where no letter tells it."""
     detector = load().create()
-    from langdetect.lang_detect_exception import LangDetectException  # type: ignore[import-untyped]
+    from langdetect.lang_detect_exception import LangDetectException
 
     detector.append(text[:_READ])
     try:
@@ -44,7 +44,7 @@ def load() -> Any:
 @lru_cache(maxsize=1)
 def _loaded() -> Any:
     try:
-        from langdetect import detector_factory  # type: ignore[import-untyped]
+        from langdetect import detector_factory
     except ImportError:
         raise InputError("Language checks need the package langdetect: pip install langdetect.") from None
     factory = detector_factory.DetectorFactory()  # one of our own: the package's is shared by the whole process

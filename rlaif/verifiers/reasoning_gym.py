@@ -127,7 +127,7 @@ def runs_nothing(answer: str) -> bool:
 
 def _scorer(entry: dict[str, Any]) -> Callable[..., Any]:
     try:
-        from reasoning_gym import get_score_answer_fn  # type: ignore[import-not-found]
+        from reasoning_gym import get_score_answer_fn
     except ImportError:
         raise InputError(
             "The reasoning_gym verifier needs the package reasoning-gym: pip install reasoning-gym."
