@@ -18,7 +18,7 @@ _COMMANDS = {
     "init": ("rlaif.cli.init:init", "Make a small project folder that runs."),
     "generate": ("rlaif.cli.generate:generate", "Prompts and a constitution in, preference data out."),
     "batch": ("rlaif.cli.batch:batch", "List, cancel and resume the batches of a run."),
-    "judge": ("rlaif.cli.judge:judge", "How good a judge is: its card, or figures of recorded verdicts."),
+    "judge": ("rlaif.cli.judge:judge", "How good a judge is: its card, figures of recorded verdicts."),
     "verify": ("rlaif.cli.verify:verify", "Rewards that a program decides: math, code, instructions, ..."),
     "train": ("rlaif.cli.train:train", "Tune a model on preference data."),
     "constitution": ("rlaif.cli.constitution:constitution", "Check, show and import constitutions."),

@@ -12,6 +12,7 @@ from rlaif.cli.judge import judge
 from rlaif.errors import InputError
 from rlaif.judging.agreement import Look, Pair
 from rlaif.judging.verdicts import read_pairs
+from tests.test_architecture import HEAVY, loaded_after
 
 ROW = {"id": "p1", "order": "ab", "verdict": "a", "label": "a"}
 
@@ -109,3 +110,8 @@ def test_probabilities_that_contradict_their_verdicts_are_told_of(tmp_path: Path
     told = CliRunner().invoke(judge, ["stats", str(path), "--json"])
     assert "1 verdicts contradict their p_a" in told.stderr
     assert json.loads(told.stdout)["pairs"] == 1
+
+
+def test_figures_of_recorded_verdicts_need_none_of_the_heavy_libraries(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.jsonl", ROW)
+    assert not loaded_after(f"from rlaif.cli import main; main(['judge', 'stats', {str(path)!r}])") & set(HEAVY)
