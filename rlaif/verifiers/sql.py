@@ -13,18 +13,13 @@ Not covered: a query that is right by luck on this data (give several databases)
 """
 
 import asyncio
-import json
 import math
 import os
 import re
-import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import Field
@@ -32,6 +27,7 @@ from pydantic import Field
 from rlaif.errors import TaskError
 from rlaif.types import Reward, Unverified
 from rlaif.verifiers.base import Task
+from rlaif.verifiers.sql_process import ProcessError, Processes
 from rlaif.verifiers.text import TextOptions, answer_of, checked, excerpt, passed, unreadable
 
 T = TypeVar("T")
@@ -68,10 +64,6 @@ class Ran(NamedTuple):
     detail: str = ""
 
 
-class _Broken(Exception):
-    """The process of a query did not do its work; not the query's fault."""
-
-
 class SqlVerifier:
     """The completion's query returns what the reference returns (see the header)."""
 
@@ -82,6 +74,8 @@ class SqlVerifier:
         self.options = options
         # Threads, not an asyncio.Semaphore: trainers call from one event loop after another.
         self._threads = ThreadPoolExecutor(options.workers or os.cpu_count() or 1, "rlaif-sql")
+        # No candidate's query runs in a process, or a child of one, that has seen a reference.
+        self._candidates, self._references = Processes(), Processes()
         self._expected = lru_cache(maxsize=4096)(self._run_reference)
 
     async def prepare(self, task: Task) -> None:
@@ -103,12 +97,14 @@ class SqlVerifier:
                     return reward
         except TaskError as error:
             return Unverified(reason="task_error", detail=str(error))
-        except _Broken as error:
+        except ProcessError as error:
             return Unverified(reason="infrastructure", detail=str(error))
         return Reward(value=1.0)
 
     async def aclose(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._candidates.close()
+        self._references.close()
 
     async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *arguments))
@@ -124,7 +120,7 @@ class SqlVerifier:
 
     def _verify_on(self, setup: str, query: str, goal: Goal) -> Reward:
         expected = self._expected(setup, goal.reference)
-        ran = self._run(setup, query)
+        ran = self._run(self._candidates, setup, query)
         if ran.error == "setup":
             raise TaskError(f"{self.identity}: the setup fails: {ran.detail}.")
         if ran.error is not None:
@@ -137,7 +133,7 @@ class SqlVerifier:
         )
 
     def _run_reference(self, setup: str, reference: str) -> Ran:
-        ran = self._run(setup, reference)
+        ran = self._run(self._references, setup, reference)
         if ran.error is not None:
             what = "setup" if ran.error == "setup" else "reference"
             raise TaskError(f"{self.identity}: the {what} fails ({ran.error}): {ran.detail}.")
@@ -145,7 +141,7 @@ class SqlVerifier:
             raise TaskError(f"{self.identity}: the reference returns no row, as many a wrong query does; add data.")
         return ran
 
-    def _run(self, setup: str, query: str) -> Ran:
+    def _run(self, processes: Processes, setup: str, query: str) -> Ran:
         asked = {
             "setup": setup,
             "query": query,
@@ -154,42 +150,16 @@ class SqlVerifier:
             "max_rows": self.options.max_rows,
             "max_bytes": 8 << 20,
         }
-        # -I -S: nothing of this machine's or the user's Python settings is read, and nothing of our environment.
-        command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("sql_guest.py"))]
+        # The guest stops a query itself; the time given here is for a machine that stands still.
+        patience = 3 * self.options.seconds + 10
         try:
-            done = subprocess.run(
-                command,
-                input=json.dumps(asked),
-                capture_output=True,
-                text=True,
-                # The guest stops itself; this is for a machine that stands still.
-                timeout=3 * self.options.seconds + 10,
-                env={},
-                cwd="/",
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise _Broken(
-                f"a query had no {self.options.seconds:g} s of processor time in three times as long"
-            ) from None
-        except OSError as error:
-            raise _Broken(f"no process for a query: {error}") from None
-        return _read(done)
-
-
-def _read(done: "subprocess.CompletedProcess[str]") -> Ran:
-    if done.returncode:
-        # A signal is the kernel's answer to too much time or memory; anything else is a fault of ours.
-        if done.returncode == -signal.SIGXCPU:
-            return Ran(error="timeout", detail="stopped by the kernel")
-        if done.returncode < 0:
-            return Ran(error="resource", detail=f"killed by signal {-done.returncode}")
-        raise _Broken(f"the process of a query ended with {done.returncode}: {excerpt(done.stderr[-300:], 200)}")
-    answer = json.loads(done.stdout)
-    if "error" in answer:
-        return Ran(error=answer["error"], detail=excerpt(answer["detail"], 200))
-    rows = tuple(tuple(_value(tag, value) for tag, value in row) for row in answer["rows"])
-    return Ran(rows, answer["columns"])
+            answer = processes.ask(asked, patience)
+        except ProcessError:  # once more, in a new process
+            answer = processes.ask(asked, patience)
+        if "error" in answer:
+            return Ran(error=answer["error"], detail=excerpt(answer["detail"], 200))
+        rows = tuple(tuple(_value(tag, value) for tag, value in row) for row in answer["rows"])
+        return Ran(rows, answer["columns"])
 
 
 def _value(tag: str, value: Any) -> Value:

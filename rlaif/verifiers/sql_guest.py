@@ -1,6 +1,6 @@
-"""Runs one query on a database of its own, in a process of its own. Started by sql.py; standard library only.
+"""Runs queries, each on a database of its own in a child of its own. Started by sql_process.py; standard library only.
 
-Reads {"setup", "query", "seconds", "memory_mb", "max_rows", "max_bytes"} from standard input and writes a JSON object:
+Reads a line of JSON, {"setup", "query", "seconds", "memory_mb", "max_rows", "max_bytes"}, and answers with one:
 {"rows": [[[type, value], ...], ...], "columns": n} or {"error": kind, "detail": text} with kind "setup", "query",
 "denied", "timeout" or "resource". It never sees what the answer should be.
 """
@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import resource
+import signal
 import sqlite3
 import sys
 import time
 
-TYPE_CHECKING = False  # typing itself would be a quarter of the time that a query takes
+TYPE_CHECKING = False  # typing itself would be a quarter of the time to start
 if TYPE_CHECKING:
     from typing import Any
 
@@ -25,16 +27,40 @@ _ALLOWED = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE
 
 
 def main() -> None:
-    asked = json.load(sys.stdin)
+    for line in sys.stdin.buffer:
+        sys.stdout.buffer.write(_answer(line).rstrip() + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def _answer(line: bytes) -> bytes:
+    """A child's answer; if the kernel ended it, that is the answer."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        with os.fdopen(writing, "wb") as pipe:
+            pipe.write(_child(json.loads(line)))
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        answer = pipe.read()
+    status = os.waitpid(child, 0)[1]
+    if not os.WIFSIGNALED(status):
+        return answer
+    kind = "timeout" if os.WTERMSIG(status) == signal.SIGXCPU else "resource"
+    return json.dumps({"error": kind, "detail": f"ended by signal {os.WTERMSIG(status)}"}).encode()
+
+
+def _child(asked: dict[str, Any]) -> bytes:
     megabytes = asked["memory_mb"] << 20
     resource.setrlimit(resource.RLIMIT_AS, (megabytes, megabytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
     try:
-        answer = _run(asked)
+        return json.dumps(_run(asked)).encode()
     except MemoryError:
-        answer = {"error": "resource", "detail": "out of memory"}
-    sys.stdout.write(json.dumps(answer))
+        return b'{"error": "resource", "detail": "out of memory"}'
 
 
 def _run(asked: dict[str, Any]) -> dict[str, Any]:

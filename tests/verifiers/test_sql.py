@@ -1,6 +1,9 @@
 """SQL: which queries return what was asked for, and that nothing but reading is possible."""
 
 import asyncio
+import os
+import signal
+import time
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 from rlaif.errors import TaskError
 from rlaif.types import Reward, Unverified
 from rlaif.verifiers.sql import SqlOptions, SqlVerifier, Value, is_ordered, query_of, same_rows
+from rlaif.verifiers.sql_process import ProcessError, Processes
 
 SETUP = """
 CREATE TABLE city (id INTEGER, name TEXT, country TEXT, people INTEGER, area REAL);
@@ -92,6 +96,52 @@ async def test_a_process_that_does_not_do_its_work_is_infrastructure(monkeypatch
     found = await verdict(BY_SIZE, BY_SIZE)
     assert isinstance(found, Unverified)
     assert found.reason == "infrastructure"
+
+
+ASKED = {"setup": SETUP, "query": "SELECT 1", "seconds": 5, "memory_mb": 256, "max_rows": 9, "max_bytes": 999}
+
+
+def test_a_process_that_gives_no_answer_in_time_is_killed_with_its_children_and_replaced() -> None:
+    processes = Processes()
+    endless = "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r) SELECT count(*) FROM r"
+    started = time.monotonic()
+    with pytest.raises(ProcessError, match="no answer"):
+        processes.ask(ASKED | {"query": endless, "seconds": 50}, seconds=0.3)
+    assert time.monotonic() - started < 20
+    assert processes.ask(ASKED, seconds=30) == {"rows": [[["int", 1]]], "columns": 1}
+    processes.close()
+
+
+def test_a_process_that_died_between_two_queries_is_replaced_after_one_failure() -> None:
+    processes = Processes()
+    processes.ask(ASKED, seconds=30)
+    process = processes._idle.get_nowait()
+    processes._idle.put(process)
+    os.kill(process.pid, signal.SIGKILL)
+    with pytest.raises(ProcessError):
+        processes.ask(ASKED, seconds=30)
+    assert processes.ask(ASKED, seconds=30)["columns"] == 1
+    processes.close()
+
+
+def test_no_process_is_left_after_closing() -> None:
+    processes = Processes()
+    processes.ask(ASKED, seconds=30)
+    process = processes._idle.get_nowait()
+    processes._idle.put(process)
+    assert process.poll() is None
+    processes.close()
+    processes.close()
+    assert process.returncode == -signal.SIGKILL
+
+
+async def test_a_verifier_works_in_one_event_loop_after_another() -> None:
+    verifier = SqlVerifier(SqlOptions(seconds=20.0))
+    task = {"setup": SETUP, "reference": "SELECT 1"}
+    for _ in range(2):
+        assert await asyncio.to_thread(asyncio.run, verifier.verify("SELECT 1", task)) == Reward(value=1.0)
+    await verifier.aclose()
+    await verifier.aclose()
 
 
 async def test_many_queries_at_once_are_each_judged_by_their_own_rows() -> None:
