@@ -32,11 +32,12 @@ from rlaif.engine.stored import known_capabilities, server_url, stored_identity
 from rlaif.engine.tokens import estimate_tokens
 from rlaif.judges import Judge, judge_comparisons, make_judge
 from rlaif.judges.ask import resolve_labels
+from rlaif.judges.stats import JudgingStats
 from rlaif.pairing import plan_comparisons
 from rlaif.prompts import check_prompts, read_prompts, read_samples
 from rlaif.runs import LEDGER, check_run
 from rlaif.sampling import given, is_usable, sample, with_system
-from rlaif.types import ChatReply, ChatRequest, Comparison, Completion, Constitution, Prompt, Usage
+from rlaif.types import ChatReply, ChatRequest, Comparison, Completion, Constitution, Prompt, Usage, Verdict
 
 METHOD = (
     "Tokens are estimated from the text, not counted by a tokenizer; high: every reply as long as max_tokens."
@@ -86,6 +87,9 @@ _UNSEEN: dict[Kind, tuple[int, int]] = {  # low, expected tokens of a reply wher
     "probabilities": (1, 1),
 }
 _ENOUGH = 10  # replies of a kind to learn from
+# Where no verdict is known yet: shares of first looks that are not sure, and of comparisons for the next judge.
+UNSURE = 0.5
+ESCALATED = 0.3
 
 
 @dataclass
@@ -295,6 +299,7 @@ class _Dry:
         self.budget = Budget(None, ledger)
         self.policy: DryClient | None = None
         self.judges: list[Judge] = []
+        self.stats = JudgingStats(config.judge, config.seed)
         self.clients: list[DryClient] = []
         if config.policy.model is not None:
             self.policy = self._open(config.policy.model, "sample", lambda request: "sample")
@@ -355,9 +360,39 @@ class _Dry:
         for dry in self.clients:
             dry.weight = weight
             dry.asked.clear()
-        await judge_comparisons(asked, self.constitution, self.judges, self.config.seed)
+        await self._judge(asked, weight)
         for dry in self.clients:
             dry.weight = 1.0
+
+    async def _judge(self, comparisons: Sequence[Comparison], weight: float) -> None:
+        """Ask about them. What depends on a verdict that nobody has given yet counts with the share of them expected:
+        a second order with `orders: auto`, a stronger judge with `panel: escalate`."""
+        judge, seed = self.config.judge, self.config.seed
+        if judge.panel == "escalate":
+            for group in [[c] for c in comparisons] if judge.shows_pairs else [comparisons]:
+                before = self.clients[-len(self.judges)].tally.pending
+                await judge_comparisons(group, self.constitution, self.judges[:1], seed)
+                unknown = self.clients[-len(self.judges)].tally.pending > before
+                for i, dry in enumerate(self.clients[-len(self.judges) :]):
+                    dry.weight = weight * (ESCALATED**i if unknown else 1) * self._looks(i)
+                await judge_comparisons(group, self.constitution, self.judges, seed)
+            return
+        for i, dry in enumerate(self.clients[-len(self.judges) :]):
+            dry.weight = weight * self._looks(i)
+        found = await judge_comparisons(comparisons, self.constitution, self.judges, seed)
+        self.stats.add([j for j in found if isinstance(j.outcome, Verdict)])
+
+    def _looks(self, judge: int) -> float:
+        """Orders shown, on average, for each of judge number ``judge``'s first ones."""
+        config = self.config.judge
+        if config.orders != "auto":
+            return 1.0
+        if self.judges[judge].labels != "logprob":
+            return 2.0
+        seen = self.stats.orders
+        if seen.questions >= _ENOUGH and seen.share_twice is not None:
+            return 1 + seen.share_twice
+        return 1 + config.audit + (1 - config.audit) * UNSURE
 
     def _one_for_all(self, comparisons: Sequence[Comparison]) -> tuple[Sequence[Comparison], float]:
         """The comparisons to render, and how many each of their requests stands for."""

@@ -29,6 +29,7 @@ from rlaif.engine.stored import open_stored
 from rlaif.errors import InputError, QualityError, TaskError
 from rlaif.judges import Judge, judge_comparisons, make_judge
 from rlaif.judges.ask import resolve_labels
+from rlaif.judges.stats import JudgingStats
 from rlaif.pairing import Rewards, decide_by_rewards, pair, plan_comparisons
 from rlaif.prompts import PromptFile, check_prompts, read_prompts, read_samples
 from rlaif.rewards import PartsMonitor, Scored, open_reward, rejection_sample
@@ -178,6 +179,7 @@ class _Run:
         self.budget = Budget(None if reparse else config.max_cost, ledger)
         self.policy: Client | None = None
         self.judges: list[Judge] = []
+        self.judging = JudgingStats(config.judge, config.seed)
         self.weights = {p.id: p.weight for p in constitution.principles}
         self.verifying = _Verifying(config) if config.reward is not None else None
         self.started = time.monotonic()
@@ -203,6 +205,7 @@ class _Run:
                     async for result in results:
                         self._write(files, result)
                         self.counts.add(result)
+                        self.judging.add(result.judgements)
                         if self.verifying:
                             self.verifying.count(result)
                         if self.progress:
@@ -249,7 +252,7 @@ class _Run:
             rewards = self.verifying.rewards(scored)
             left = [c for c in comparisons if decide_by_rewards(c, rewards) is None]
         judgements = await judge_comparisons(left, self.constitution, self.judges, config.seed)
-        pairs, undecided = pair(comparisons, judgements, self.weights, config.pairing, rewards)
+        pairs, undecided = pair(comparisons, judgements, self.weights, config.pairing, rewards, config.judge.panel)
         return PromptResult(prompt, completions, judgements, pairs, dropped + identical + undecided, scored)
 
     def _write(self, files: RowFiles, result: PromptResult) -> None:
@@ -304,6 +307,7 @@ class _Run:
                 "judges": [str(j.client.identity) for j in self.judges],
             },
             "labels": {str(j.client.identity): j.labels for j in self.judges},
+            **self.judging.report(),
             "seed": config.seed,
             "counts": self.counts.report(),
             **({"rewards": self.verifying.report()} if self.verifying else {}),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from rlaif.config.generate import PairingConfig
+from rlaif.panel import Rule, decisive, together
 from rlaif.types import (
     Comparison,
     Completion,
@@ -17,7 +18,6 @@ from rlaif.types import (
     Prompt,
     Source,
     Unjudged,
-    Verdict,
 )
 
 _EPSILON = 1e-9
@@ -87,29 +87,30 @@ def decide_by_rewards(comparison: Comparison, rewards: Rewards) -> Decision | Dr
     return Decision(ids[1], ids[2], 0.5 + lead / 2, False, (), rewards.verifiers, (), "verifier")
 
 
-def decide(comparison: Comparison, judgements: Sequence[Judgement], weights: Mapping[str, float]) -> Decision | Dropped:
-    """The weighted mean over questions and judges of the mean over orders.
+def decide(
+    comparison: Comparison, judgements: Sequence[Judgement], weights: Mapping[str, float], panel: Rule = "mean"
+) -> Decision | Dropped:
+    """What the judges say together by the ``panel``'s rule (see rlaif.panel); ``weights`` by principle id.
 
-    A question is the set of principles judged at once; its weight is the sum of their ``weights`` (by principle id).
-    One missing verdict leaves the whole comparison undecided: a mean over what happened to succeed is a different
-    measure for each row.
+    One missing verdict leaves the whole comparison undecided. Where at least half of the verdicts call both responses
+    bad, the comparison is dropped: whichever is chosen, it should not be learned from.
     """
     ids = comparison.prompt.id, comparison.a.id, comparison.b.id
     if not judgements:
         return _drop(ids, "unjudged", "no principle applies to this prompt")
-    if missing := [j.outcome for j in judgements if isinstance(j.outcome, Unjudged)]:
-        return _drop(ids, "unjudged", f"{missing[0].reason}: {missing[0].detail}")
-    questions: dict[tuple[str, tuple[str, ...]], list[Verdict]] = {}
-    for j in judgements:
-        assert isinstance(j.outcome, Verdict)
-        questions.setdefault((j.judge, j.principles), []).append(j.outcome)
-    weight = {q: sum(weights[p] for p in q[1]) for q in questions}
-    p_a = sum(weight[q] * sum(v.p_a for v in vs) / len(vs) for q, vs in questions.items()) / sum(weight.values())
+    found = together(panel, judgements, weights)
+    if isinstance(found, Unjudged):
+        return _drop(ids, "unjudged", f"{found.reason}: {found.detail}")
+    if found.both_bad >= 0.5:
+        return _drop(ids, "both_bad", f"{found.both_bad:.0%} of the verdicts call both bad")
+    if panel == "veto" and found.split:
+        return _drop(ids, "vetoed", f"the judges' mean probability that a is better: {found.p_a:.4f}")
+    judgements = decisive(panel, judgements)
     return Decision(
         comparison.a.id,
         comparison.b.id,
-        min(max(p_a, 0.0), 1.0),
-        any({"a", "b"} <= {v.choice for v in vs} for vs in questions.values()),
+        found.p_a,
+        found.opposed,
         tuple(dict.fromkeys(p for j in judgements for p in j.principles)),
         ", ".join(dict.fromkeys(j.judge for j in judgements)),
         tuple(dict.fromkeys(key for j in judgements for key in j.request_keys)),
@@ -122,6 +123,7 @@ def pair(
     weights: Mapping[str, float],
     config: PairingConfig,
     rewards: Rewards | None = None,
+    panel: Rule = "mean",
 ) -> tuple[list[PreferencePair], list[Dropped]]:
     """The preference pairs of one prompt's comparisons: len(pairs) + len(dropped) == len(comparisons).
 
@@ -133,7 +135,7 @@ def pair(
     for c in comparisons:
         decision = decide_by_rewards(c, rewards) if rewards else None
         if decision is None:
-            decision = decide(c, by_comparison[c.a.id, c.b.id], weights)
+            decision = decide(c, by_comparison[c.a.id, c.b.id], weights, panel)
         if isinstance(decision, Dropped):
             dropped.append(decision)
         else:

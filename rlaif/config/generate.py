@@ -46,10 +46,17 @@ class JudgeConfig(Config):
     drawn for each comparison ("sample"; for each prompt, where a completion is judged by itself), all in one question
     ("all"), or one question for each ("each"). ``comparisons``: every pair of a prompt's completions ("all"), or each
     completion in one pair ("disjoint": n/2 comparisons).
+
+    ``panel``: how several models decide together: "mean" of their probabilities, "majority" of their votes, "veto" (the
+    mean, unless one prefers the other side: dropped), or "escalate": the first model, the cheap one, is asked first,
+    and the next one only where no verdict came, its two orders disagree or its margin is below ``escalate_below``; the
+    last one asked decides.
     """
 
     type: Literal["pairwise", "score"] = "pairwise"
     models: list[ModelRef] = Field(min_length=1)
+    panel: Literal["mean", "majority", "veto", "escalate"] = "mean"
+    escalate_below: float = Field(0.5, ge=0, le=1)
     orders: Literal["both", "one", "auto"] = "both"
     sure: float = Field(0.9, gt=0.5, le=1)
     audit: float = Field(0.05, ge=0, le=1)
@@ -80,6 +87,9 @@ class JudgeConfig(Config):
             raise ValueError(f"clamp is for probabilities of labels, and labels: {self.labels} gives none; remove one")
         if self.both_bad and not self.ties:
             raise ValueError("both_bad is a kind of tie; set ties: true as well")
+        least = {"mean": 1, "majority": 3, "veto": 2, "escalate": 2}[self.panel]
+        if len(self.models) < least:
+            raise ValueError(f"panel: {self.panel} needs at least {least} models (found {len(self.models)})")
         if self.type != "pairwise":
             self._not_pairwise()
         return self

@@ -17,6 +17,7 @@ from rlaif.judges.ask import How
 from rlaif.judges.pairwise import PairwiseJudge
 from rlaif.judges.program import judge_by_check
 from rlaif.judges.score import ScoreJudge
+from rlaif.panel import PROGRAM, is_clear
 from rlaif.templates import Template
 from rlaif.types import Comparison, Constitution, Judgement, Principle
 
@@ -58,7 +59,8 @@ async def judge_comparison(
 async def judge_comparisons(
     comparisons: Sequence[Comparison], constitution: Constitution, judges: Sequence[Judge], seed: int
 ) -> list[Judgement]:
-    """All judgements of a prompt's comparisons: by every judge, about the principles the config asks for.
+    """All judgements of a prompt's comparisons: by every judge (with `panel: escalate` by one after another, while it
+    is not clear), about the principles the config asks for.
 
     Principles with a check are decided by program, once; the others by each model. Empty when no principle of the
     constitution applies to the prompt.
@@ -81,12 +83,24 @@ async def judge_comparisons(
 async def _judge(
     comparisons: Sequence[Comparison], principles: Sequence[Principle], judges: Sequence[Judge], seed: int
 ) -> list[Judgement]:
+    config = judges[0].config
     checked = [p for p in principles if p.check]
     asked = [p for p in principles if not p.check]
-    each = judges[0].config.principles == "each"
-    questions: list[list[Principle]] = [[p] for p in asked] if each else [asked] if asked else []
-    answers = await asyncio.gather(
-        *(judge.judge_all(comparisons, question, seed) for question in questions for judge in judges)
-    )
-    by_program = [judge_by_check(comparison, p) for comparison in comparisons for p in checked]
-    return by_program + [j for answer in answers for j in answer]
+    questions: list[list[Principle]] = [[p] for p in asked] if config.principles == "each" else [asked] if asked else []
+    found = [judge_by_check(comparison, p) for comparison in comparisons for p in checked]
+    weights = {p.id: p.weight for p in principles}
+    in_turn = [[judge] for judge in judges] if config.panel == "escalate" else [judges]
+    unclear = list(comparisons)
+    for some in in_turn if questions else []:
+        answers = await asyncio.gather(*(judge.judge_all(unclear, q, seed) for q in questions for judge in some))
+        new = [j for answer in answers for j in answer]
+        by_program = [j for j in found if j.judge == PROGRAM]
+        found += new
+        unclear = [c for c in unclear if not is_clear(_about(c, [*by_program, *new]), weights, config.escalate_below)]
+        if not unclear:
+            break
+    return found
+
+
+def _about(comparison: Comparison, judgements: Sequence[Judgement]) -> list[Judgement]:
+    return [j for j in judgements if (j.a, j.b) == (comparison.a.id, comparison.b.id)]

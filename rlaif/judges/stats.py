@@ -1,0 +1,51 @@
+"""What a run's judging came to besides its verdicts, for the manifest: what ``orders: auto`` saved and lost, and how
+often each judge of a panel was asked."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from rlaif.config.generate import JudgeConfig
+from rlaif.judges.orders import OrderStats
+from rlaif.panel import PROGRAM
+from rlaif.types import Judgement
+
+
+class JudgingStats:
+    """Counted from the judgements alone, so that a run computed again from its ledger says the same."""
+
+    def __init__(self, config: JudgeConfig, seed: int) -> None:
+        self._config = config
+        self.orders = OrderStats(seed, config.sure, config.audit)
+        self._comparisons = 0
+        self._asked: Counter[str] = Counter()  # by judge: comparisons
+        self._requests: Counter[str] = Counter()
+
+    def add(self, judgements: Sequence[Judgement]) -> None:
+        """Count one prompt's judgements."""
+        self.orders.add(judgements)
+        by_model = [j for j in judgements if j.judge != PROGRAM]
+        self._comparisons += len({(j.a, j.b) for j in by_model})
+        self._asked.update(judge for judge, _, _ in {(j.judge, j.a, j.b) for j in by_model})
+        keys = {(j.judge, key) for j in by_model for key in j.request_keys}
+        self._requests.update(judge for judge, _ in keys)
+
+    def report(self) -> dict[str, Any]:
+        """``orders`` with `orders: auto`, ``panel`` where several models judge."""
+        found: dict[str, Any] = {}
+        if self._config.orders == "auto":
+            found["orders"] = self.orders.report()
+        if len(self._config.models) > 1:
+            found["panel"] = self._panel()
+        return found
+
+    def _panel(self) -> dict[str, Any]:
+        """``saved``: of the comparisons, the share each judge was not asked about (with `panel: escalate`)."""
+        total = self._comparisons
+        return {
+            "rule": self._config.panel,
+            "comparisons": total,
+            "asked": dict(self._asked),
+            "requests": dict(self._requests),
+            "saved": {judge: round(1 - n / total, 6) for judge, n in self._asked.items()} if total else {},
+        }
