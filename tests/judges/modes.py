@@ -1,0 +1,51 @@
+"""Judges of every mode whose truth is known, for `scripted:tests.judges.modes:NAME`: they read the quality that
+`tests.fakes.policy` writes into its answers. Of each, ``NAME_with_rubbish`` is wrong in form once in twenty."""
+
+import re
+from math import log
+
+from rlaif.hashing import digest, uniform
+from rlaif.types import ChatReply, ChatRequest, TokenLogprobs
+from tests import fakes
+
+RUBBISH = ("", "I can't say.", "10/10", "7", "Grade: K7 or K8", "X > X", "yes, no", "K", '{"verdict": 7}', "P(A)=0.5")
+
+
+def token(p: dict[str, float]) -> TokenLogprobs:
+    top = tuple((label, log(x)) for label, x in p.items() if x > 0)
+    return TokenLogprobs(token=top[0][0], logprob=top[0][1], top=top)
+
+
+def said(p: dict[str, float]) -> ChatReply:
+    return ChatReply(text="?", finish_reason="length", logprobs=(token(p),))
+
+
+def quality(request: ChatRequest) -> int:
+    (found,) = re.findall(r"<response>\nquality (\d+)", request.messages[1].content)
+    return int(found)
+
+
+def rubbish(request: ChatRequest, right: str | ChatReply) -> str | ChatReply:
+    key = digest([m.content for m in request.messages])
+    if uniform("rubbish", key) >= 0.05:
+        return right
+    if uniform("cut off", key) < 0.2:
+        return ChatReply(text=right if isinstance(right, str) else "", finish_reason="length")
+    return RUBBISH[int(uniform("which", key) * len(RUBBISH))]
+
+
+def grades(request: ChatRequest) -> list[str]:
+    (found,) = re.findall(r"Use the whole scale: (.*)\.\n", request.messages[0].content)
+    return list(found.split(", "))
+
+
+def score(request: ChatRequest) -> str | ChatReply:
+    fakes.SENT.append(request)
+    q = quality(request)
+    if request.top_logprobs is not None:
+        return said({"9": 0.8 * (q + 1) / 1001, "0": 0.8 * (1000 - q) / 1001, "The": 0.2})
+    return grades(request)[q // 100]
+
+
+def score_with_rubbish(request: ChatRequest) -> str | ChatReply:
+    return rubbish(request, score(request))
