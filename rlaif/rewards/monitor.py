@@ -20,6 +20,7 @@ from rlaif.types import Reward
 _ENOUGH = 100  # rows before a share means anything in the middle of a run
 _ODD_ZEROS = 0.95  # a part that so rarely, or so often, gives 0 teaches little
 _ODD_FAILURES = 0.05
+_ODD_CHEATS = 0.01
 _DOMINATES, _SILENT = 0.9, 0.1  # r² with the total: of the part, and of every other
 
 
@@ -64,6 +65,7 @@ class PartStatistics:
     asked: int = 0
     zeros: int = 0
     failures: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)  # of rewards below full
     values: Moments = field(default_factory=Moments)
     with_total: Moments = field(default_factory=Moments)
 
@@ -82,6 +84,7 @@ class PartStatistics:
             "share_zero": self.zeros / decided if decided else None,
             "share_failed": self.failed / self.asked,
             "failures": dict(self.failures),
+            "reasons": dict(self.reasons),
             "correlation": self.with_total.correlation,
         }
 
@@ -115,6 +118,8 @@ class PartsMonitor:
             part.asked += 1
             if isinstance(verdict, Reward):
                 self._value(part, verdict.value, row.value)
+                if verdict.reason is not None:
+                    part.reasons[verdict.reason] += 1
             else:
                 part.failures[verdict.reason] += 1
                 if verdict.reason == "infrastructure":
@@ -199,6 +204,9 @@ def _part_alarms(name: str, part: PartStatistics) -> dict[str, str]:
         found[f"{name}: fails"] = f"{name!r} failed on {share} of the rows ({reasons}); look at what it says of them."
     if part.asked >= _ENOUGH and part.failures["abstained"] == part.asked:
         found[f"{name}: abstains"] = f"{name!r} abstained on every row; it has no say here: remove it."
+    if part.reasons["cheat"] > _ODD_CHEATS * part.asked:
+        share = f"{part.reasons['cheat'] / part.asked:.1%}"
+        found[f"{name}: cheats"] = f"{share} of the completions tried to reach the verdict of {name!r}; read some."
     if (decided := part.values.count) >= _ENOUGH:
         mean = part.values.mean_x
         if part.zeros > _ODD_ZEROS * decided and not part.penalty:

@@ -108,11 +108,12 @@ class RewardFunction:
         known = [row for row in rows if row is not None]
         if len(known) < len(rows):
             self._give_up()
-        self.reward.learn(known)
         late = Scored(value=None, masked="infrastructure", why=f"no reward within {self.seconds:g} s")
-        scored = [self.reward.total(row) if row is not None else late for row in rows]
+        with self._lock:  # statistics are of whole batches, whichever thread comes first
+            self.reward.learn(known)
+            scored = [self.reward.total(row) if row is not None else late for row in rows]
+            self.monitor.add_all(scored)
         assert len(scored) == len(completions)
-        self.monitor.add_all(scored)
         return scored
 
     def submit(

@@ -9,7 +9,7 @@ from rlaif.config.base import Config, apply_overrides, parse_yaml, validate
 from rlaif.config.rewards import RewardConfig
 from rlaif.errors import InputError, ProviderError, TaskError, TransientError
 from rlaif.rewards import CompositeReward, open_reward
-from rlaif.types import Reward, Unverified
+from rlaif.types import ChatRequest, Reward, Unverified
 from tests.rewards.scripts import ABSTAINED, BROKEN, UNPARSEABLE, Scripted, asked, reward_of, says, scripted
 
 
@@ -44,6 +44,49 @@ async def test_math_and_format_are_composed_into_one_number() -> None:
     assert "reference" in masked.why
     assert reward.identities == {"math": "math@1", "regex": "regex@1"}
     await reward.aclose()
+    await reward.aclose()
+
+
+def letters(request: ChatRequest) -> str:
+    """A judge that says yes, whichever letter means it."""
+    asked_by_judge.append(request.messages[-1].content)
+    return "X" if "X if yes" in request.messages[0].content else "Y"
+
+
+asked_by_judge: list[str] = []
+
+
+async def test_the_judge_is_asked_only_where_math_finds_no_answer_to_read() -> None:
+    judge = {
+        "verifier": "judge",
+        "options": {"model": "scripted:tests.rewards.test_composite:letters", "labelled": "one"},
+    }
+    reward = open_reward(reward_of({"first_decided": ["math", judge]}))
+    asked_by_judge.clear()
+    task = {"prompt": "12 + 8?", "reference": "20"}
+    await reward.prepare(task)
+    scored = await reward.score_many(["\\boxed{20}", "\\boxed{21}", "Nobody can say."], [task] * 3)
+    assert [s.value for s in scored] == [1.0, 0.0, 1.0]
+    assert [sorted(s.parts) for s in scored] == [["math"], ["math"], ["judge", "math"]]
+    assert len(asked_by_judge) == 1
+    assert "Nobody can say." in asked_by_judge[0]
+    await reward.aclose()
+
+
+async def test_code_that_runs_is_gated_by_its_form() -> None:
+    reward = open_reward(
+        reward_of({"gate": {"condition": {"verifier": "regex", "options": {"pattern": "```python"}}, "then": "code"}})
+    )
+    task = {"prompt": "", "entry_point": "add", "tests": ["assert add(1, 2) == 3", "assert add(2, 2) == 4"]}
+    try:
+        await reward.prepare(task)
+    except InputError as error:
+        pytest.skip(f"no sandbox here: {error}")
+    right, wrong = "def add(a, b):\n    return a + b\n", "def add(a, b):\n    return 3\n"
+    fenced = [f"```python\n{program}```" for program in (right, wrong)]
+    scored = await reward.score_many([*fenced, right], [task] * 3)
+    assert [s.value for s in scored] == [1.0, 0.0, 0.0]
+    assert [sorted(s.parts) for s in scored] == [["code", "regex"], ["code", "regex"], ["regex"]]
     await reward.aclose()
 
 

@@ -55,6 +55,7 @@ def test_a_healthy_reward_raises_no_alarm_and_its_figures_are_right() -> None:
             "judge)",
         ),
         ([row(b, b=says(b)) for _, b in noisy()] + [row(None, b=BROKEN)] * 5, "infrastructure", "no sandbox"),
+        ([row(b, code=says(b, "cheat" if not b else None)) for _, b in noisy()], "code: cheats", "tried to reach"),
         (
             [row(a - 0.1, {"shaping.length": 1.0}, a=says(a)) for a, _ in noisy()],
             "shaping.length: constant",
