@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import Field
 
-from rlaif.errors import TaskError
+from rlaif.errors import InputError, TaskError
 from rlaif.types import Reward, Unverified
 from rlaif.verifiers.base import Task
 from rlaif.verifiers.sql_process import ProcessError, Processes
@@ -81,7 +81,10 @@ class SqlVerifier:
     async def prepare(self, task: Task) -> None:
         goal = self._goal(task)
         for setup in goal.setups:
-            await self._in_thread(self._expected, setup, goal.reference)
+            try:
+                await self._in_thread(self._expected, setup, goal.reference)
+            except ProcessError as error:
+                raise InputError(f"{self.identity}: queries cannot run on this machine: {error}.") from None
 
     async def verify(self, completion: str, task: Task) -> Reward | Unverified:
         if (failed := unreadable(completion, self.options.max_characters)) is not None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlaif.errors import TaskError
+from rlaif.errors import InputError, TaskError
 from rlaif.types import Reward, Unverified
 from rlaif.verifiers.sql import SqlOptions, SqlVerifier, Value, is_ordered, query_of, same_rows
 from rlaif.verifiers.sql_process import ProcessError, Processes
@@ -96,6 +96,8 @@ async def test_a_process_that_does_not_do_its_work_is_infrastructure(monkeypatch
     found = await verdict(BY_SIZE, BY_SIZE)
     assert isinstance(found, Unverified)
     assert found.reason == "infrastructure"
+    with pytest.raises(InputError, match="cannot run on this machine"):
+        await SqlVerifier(SqlOptions()).prepare({"setup": SETUP, "reference": BY_SIZE})
 
 
 ASKED = {"setup": SETUP, "query": "SELECT 1", "seconds": 5, "memory_mb": 256, "max_rows": 9, "max_bytes": 999}
