@@ -22,6 +22,7 @@ from typing import Any
 
 from rlaif.types import Reward
 from rlaif.verifiers.instructions import Asked, InstructionsOptions, InstructionsVerifier
+from rlaif.verifiers.language import load
 from rlaif.verifiers.refusal import classify
 from rlaif.verifiers.sql import SqlOptions, SqlVerifier
 
@@ -64,7 +65,7 @@ def ifeval(data: Path, model: str, mode: str, rules: str) -> dict[str, Any]:
     tasks = {row["prompt"]: row for row in read(data / "ifeval" / "ifeval_541.jsonl.gz")}
     recorded = read(data / "ifeval" / f"ifeval_{model}_responses_and_verdicts.jsonl.gz")
     verifier = InstructionsVerifier(InstructionsOptions.model_validate({"mode": mode, "rules": rules}))
-    verifier.followed("Load the language profiles.", verifier.goal(tasks[recorded[-1]["prompt"]]))
+    load()  # langdetect's profiles, once
     started = time.process_time()
     goals = [verifier.goal(tasks[row["prompt"]]) for row in recorded]
     followed = [verifier.followed(row["response"], goal) for row, goal in zip(recorded, goals, strict=True)]
