@@ -159,7 +159,8 @@ class _Check:
             seconds = time.monotonic() - started
             asked = self.ledger.stats().total("sent") - sent
             speed = _speed(config.out, seconds, asked, judged)
-            found = [_pair(gold, answers) for gold, answers in zip(self.pairs, judged, strict=True)]
+            weights = {p.id: p.weight for p in self.constitution.principles}
+            found = [_pair(gold, answers, weights) for gold, answers in zip(self.pairs, judged, strict=True)]
             self._write_rows(found, judged)
             robustness = await self._robustness(clients[1], labels, found)
         report = self._report(judge, found, judged, speed, robustness)
@@ -307,14 +308,14 @@ class Judged:
         return traits(self.pair.together, self.pair.label, comparison.a.text, comparison.b.text, own)
 
 
-def _pair(gold: GoldPair, answers: Sequence[Judgement]) -> Judged:
-    """The looks at one pair: where an order has several questions, their mean; a verdict without an order (a program's)
-    counts in each. Where nothing was shown in an order there is one look, and nothing was swapped."""
+def _pair(gold: GoldPair, answers: Sequence[Judgement], weights: Mapping[str, float]) -> Judged:
+    """The looks at one pair: where an order has several questions, their weighted mean; a verdict without an order
+    (a program's) counts in each. Where nothing was shown in an order there is one look, and nothing was swapped."""
     by_order: dict[str, list[Judgement]] = {
         order: [a for a in answers if a.order in (order, None)] for order in ("ab", "ba")
     }
     shown = {a.order for a in answers if a.order is not None} or ({"ab"} if answers else set())
-    looks = {order: _look(by_order[order]) for order in by_order if order in shown}
+    looks = {order: _look(by_order[order], weights) for order in by_order if order in shown}
     reasons: dict[str, str] = {
         order: next(a.outcome.reason for a in by_order[order] if isinstance(a.outcome, Unjudged))
         for order, look in looks.items()
@@ -324,7 +325,7 @@ def _pair(gold: GoldPair, answers: Sequence[Judgement]) -> Judged:
     return Judged(gold, pair, reasons)
 
 
-def _look(answers: Sequence[Judgement]) -> Look:
+def _look(answers: Sequence[Judgement], weights: Mapping[str, float]) -> Look:
     verdicts = [a.outcome for a in answers if isinstance(a.outcome, Verdict)]
     if len(verdicts) < len(answers):
         return Look("invalid")
@@ -333,7 +334,8 @@ def _look(answers: Sequence[Judgement]) -> Look:
         # A label alone states no probability; 1 or 0 there would be a claim the judge never made.
         stated = verdict.method in ("logprob", "vote", "likelihood") or verdict.scores is not None
         return Look(verdict.choice, verdict.p_a if stated else None)
-    p = sum(v.p_a for v in verdicts) / len(verdicts)
+    weight = [sum(weights[principle] for principle in a.principles) for a in answers]
+    p = sum(w * v.p_a for w, v in zip(weight, verdicts, strict=True)) / sum(weight)
     choice: Choice = "tie" if abs(p - 0.5) < 1e-9 else "a" if p > 0.5 else "b"
     return Look(choice, p)
 

@@ -142,12 +142,12 @@ def test_principles_that_a_program_decides_ask_no_model_and_count_in_each_order_
     assert card["tie_rate"] == 1.0
     assert card["swap_consistency"] is None
     with (tmp_path / "c.yaml").open("a", encoding="utf-8") as file:
-        file.write("  - {id: good, compare: 'Which is better?'}\n")
+        file.write("  - {id: good, compare: 'Which is better?', weight: 3.0}\n")
     judge = {"principles": "all"}
     mixed = run(tmp_path, "right", constitution=str(tmp_path / "c.yaml"), judge=judge, out=tmp_path / "2").report
     assert len(judges.SENT) == 144
     assert mixed["accuracy"] == mixed["swap_consistency"] == 1.0
-    assert mixed["calibration"]["ece"]["value"] == pytest.approx(0.25)  # the mean of a tie and a certainty
+    assert mixed["calibration"]["ece"]["value"] == pytest.approx(0.125)  # a tie, and three certainties
 
 
 def test_a_judge_that_grades_single_responses_has_a_card_without_orders(tmp_path: Path) -> None:
