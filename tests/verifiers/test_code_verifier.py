@@ -187,6 +187,24 @@ async def test_tests_that_cannot_run_outside_are_refused_with_the_reason(
         await verifier_of(launcher).prepare({"tests": tests, "reference": reference})
 
 
+@pytest.mark.parametrize(
+    "tests",
+    [
+        "from solution import add\ndef test_small():\n    assert add(1, 2) == 3\n"
+        "def test_large():\n    assert add(50, 2) == 52",
+        "import solution\ndef test_add():\n    assert solution.add(1, 2) == 3\nassert solution.add(5, 2) == 7",
+        "import unittest\nfrom solution import add as plus\nclass T(unittest.TestCase):\n"
+        "    def setUp(self): self.two = 2\n    def test_a(self): self.assertEqual(plus(1, self.two), 3)",
+    ],
+)
+async def test_tests_may_import_the_answer_as_a_module(launcher: Launcher, tests: str) -> None:
+    verifier = verifier_of(launcher)
+    assert await verifier.verify(ADD, {"tests": tests, "reference": ADD}) == Reward(value=1.0)
+    verdict = await verifier.verify("def add(a, b): return 0", {"tests": tests})
+    assert isinstance(verdict, Reward)
+    assert verdict.value == 0.0
+
+
 async def test_entry_points_may_be_methods(launcher: Launcher) -> None:
     verifier = verifier_of(launcher)
     answer = "class Solution:\n    def add(self, a, b):\n        return a + b\n"

@@ -8,7 +8,7 @@ import ast
 import builtins
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -254,8 +254,9 @@ def _program(
     given = [prompt + ("" if _parsed(prompt) else "\n    pass\n")] if prompt else []
     own = {name for source in given for name in _defined(_required(source))}
     asked = {_root(entry)} if entry else set()
+    asked |= {name for tree in trees for name in _imported_from_solution(tree)}
     theirs = asked | (_reference_names(reference, prompt) - own)
-    imports, remote = [], list(asked)
+    imports, remote = [], sorted(asked)
     for name in sorted(_free(trees) - asked):
         if name in theirs:
             remote.append(name)
@@ -325,6 +326,15 @@ def _reference_names(reference: str | None, prompt: str) -> set[str]:
         return set()
     tree = _parsed(prompt + reference) or _parsed(reference)
     return _defined(tree) if tree else set()
+
+
+def _imported_from_solution(tree: ast.Module) -> Iterator[str]:
+    """What tests take from a module ``solution``, as many say it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "solution":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "solution":
+            yield node.attr
 
 
 def _free(trees: Iterable[ast.Module]) -> set[str]:

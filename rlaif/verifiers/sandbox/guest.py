@@ -323,8 +323,10 @@ def prepare_space(space: dict[str, Any], job: Message, relay: "Relay") -> None:
     space["__tally__"] = relay.tally
     for source in job["given"]:
         exec(compile(source, "given.py", "exec", dont_inherit=True), space)
+    solution = new_module("solution")  # for tests that import what they test
     for name in job["remote"]:
         space[name] = Remote(relay, {"name": name})
+        setattr(solution, name, space[name])
     if job["entry"] is not None:
         space["candidate"] = eval(job["entry"], space)
     for source in job["setup"]:

@@ -231,15 +231,13 @@ def _same(expected: Any, got: Any, tolerance: float) -> bool:
         ((tag, e),), ((got_tag, g),) = expected.items(), got.items()
         if tag != got_tag:
             return False
+        if tag in _UNORDERED and len(e) != len(g):
+            return False
         if tag in ("set", "frozenset"):
             return _canonical(expected) == _canonical(got)
         if tag in _UNORDERED:
             left, right = ({_canonical(key): value for key, value in pairs} for pairs in (e, g))
-            return (
-                len(e) == len(g)
-                and left.keys() == right.keys()
-                and all(_same(v, right[key], tolerance) for key, v in left.items())
-            )
+            return left.keys() == right.keys() and all(_same(v, right[key], tolerance) for key, v in left.items())
         return _same(e, g, tolerance)
     if isinstance(expected, float):
         if tolerance:

@@ -72,7 +72,7 @@ def alike(a: Any, b: Any) -> bool:
     if isinstance(a, dict):
         return len(a) == len(b) and all(alike(x, y) for x, y in zip(a.items(), b.items(), strict=True))
     if isinstance(a, set | frozenset):
-        return sorted(map(repr, a)) == sorted(map(repr, b))
+        return len(a) == len(b) and all(any(alike(x, y) for y in b) for x in a)
     return repr(a) == repr(b)
 
 
@@ -216,7 +216,17 @@ def test_a_number_of_a_hundred_thousand_digits_crosses() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"", b"{", b"\xff\xfe", b"NaN", b"[Infinity]", b"[" * 100_000, b"1" * 5000, b'{"a": 1} {"b": 2}', b"nul"],
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"NaN",
+        b"[Infinity]",
+        b"[" * 100_000,
+        b"1" * 5000,
+        b'{"a": 1} {"b": 2}',
+        b"nul",
+    ],
 )
 def test_bytes_that_are_no_message_are_refused(line: bytes) -> None:
     with pytest.raises(Malformed):
