@@ -226,7 +226,7 @@ def _ratio(text: str) -> Tuple | None:
 
 
 def _numeral(text: str) -> Numeral | None:
-    found = re.fullmatch(r"([0-9][0-9A-F]*(?:\.[0-9A-F]+)?)\s*_\s*(?:\{\s*(\d{1,2})\s*\}|(\d{1,2}))", text)
+    found = re.fullmatch(r"(-?[0-9][0-9A-F]*(?:\.[0-9A-F]+)?)\s*_\s*(?:\{\s*(\d{1,2})\s*\}|(\d{1,2}))", text)
     if not found:
         return None
     return Numeral(found[1].lstrip("0") or "0", int(found[2] or found[3]))
@@ -321,7 +321,9 @@ def _expression(text: str) -> Expr | None:
         return None
     if len(words) > 1 or any(len(word) > 3 for word in words) or _WORD.fullmatch(text):
         return None
-    if _FACTOR_BEHIND.search(text) or re.search(r"[\"'?;:@#&%\x00-\x1f]|[^\x00-\x7f]|(?<![_^\d.])\d[\d.]*\s+\d", text):
+    if _FACTOR_BEHIND.search(text) or re.search(
+        r"[\"'?;:@#&%\x00-\x1f]|[^\x00-\x7f]|(?<![_^\d.])\d[\d.]*\s+\d|\d\s*_", text
+    ):
         return None
     _check_size(text)
     return Expr(re.sub(r"(?<=\\)([A-Za-z]+)\s+(?![A-Za-z])", r"\1", re.sub(r"\s+", " ", text)).strip())
@@ -332,8 +334,8 @@ _PROSE = frozenset(
 )
 # A number right behind a factor: \frac{1}{2}1, x2. Nobody writes a product like that, and what is meant is open.
 _FACTOR_BEHIND = re.compile(
-    r"(?:\\(?:frac|sqrt)\s*(?:\[[^\]]*\])?(?:\s*\{(?:[^{}]|\{[^{}]*\})*\})+|\\pi|(?<![\\A-Za-z])[A-Za-z]"
-    r"|(?<![A-Za-z\\}_])[\dA-Za-z)]\s*\^\s*\{[^{}]*\})\s*\d"
+    r"(?:\\(?:frac|sqrt)\s*(?:\[[^\]]*\])?(?:\s*\{(?:[^{}]|\{[^{}]*\})*\})+|\\pi|\\rfloor|\\rceil"
+    r"|(?<![\\A-Za-z])[A-Za-z]|(?<![A-Za-z\\}_])[\dA-Za-z)]\s*\^\s*\{[^{}]*\})\s*\d"
 )
 # "yes" is a word; "ab" is a times b.
 _WORD = re.compile(r"no|on|off|up|in|out|(?=.{3})(?=.*[aeiouAEIOU])[A-Za-z][a-z]+")
