@@ -227,6 +227,16 @@ async def test_floats_of_calls_are_exact_unless_a_tolerance_is_given(launcher: L
     assert await verifier_of(launcher, call_tolerance=1e-9).verify(answer, row) == Reward(value=1.0)
 
 
+async def test_a_tuple_is_a_list_only_where_that_is_asked_for(launcher: Launcher) -> None:
+    row = {"tests": [{"args": [1], "output": [1, {"a": [2]}]}, {"args": [5], "output": [5, {"a": [6]}]}]}
+    row["entry_point"] = "f"  # type: ignore[assignment]
+    answer = "def f(n): return (n, {'a': (n + 1,)})"
+    verdict = await verifier_of(launcher).verify(answer, row)
+    assert isinstance(verdict, Reward)
+    assert verdict.reason == "wrong"
+    assert await verifier_of(launcher, tuple_is_list=True).verify(answer, row) == Reward(value=1.0)
+
+
 async def test_a_program_reads_its_input_and_its_exit_counts(launcher: Launcher) -> None:
     verifier = verifier_of(launcher)
     row = {"tests": [{"input": "3\n4\n", "output": "7"}, {"input": "1 2", "output": "3"}]}

@@ -1,38 +1,23 @@
 """A task checks itself before it judges anybody: its reference passes, twice, and answers that know nothing fail."""
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rlaif.errors import TaskError
 from rlaif.verifiers.code.compare import difference
 from rlaif.verifiers.code.extract import programs
-from rlaif.verifiers.code.tasks import Calls, CodeTask, Program, Streams
+from rlaif.verifiers.code.tasks import CodeTask, Program, Streams
 from rlaif.verifiers.code.verdicts import (
     Outcome,
     Rules,
     judge_calls,
-    run_calls,
-    run_program,
+    run,
     run_program_against,
     run_streams,
 )
 from rlaif.verifiers.sandbox.base import Launcher, Limits
 from rlaif.verifiers.sandbox.session import Message
-
-
-async def run(
-    launcher: Launcher, limits: Limits, task: CodeTask, sources: Sequence[str], rules: Rules, write_back: bool = True
-) -> Outcome:
-    """One program against the task's tests. Raises SandboxError."""
-    match task.tests:
-        case Calls():
-            return await run_calls(launcher, limits, task.tests, sources, rules)
-        case Streams():
-            return await run_streams(launcher, limits, task.tests, sources, rules)
-        case Program():
-            return await run_program(launcher, limits, task.tests, sources, rules, write_back)
 
 
 @dataclass(frozen=True)
@@ -78,8 +63,6 @@ def _complaint(outcome: Outcome) -> str:
 
 # ------------------------------------------------------------------------------------- answers that know nothing
 
-_NONE: Message = {"value": None}
-
 
 def _raises(name: str) -> Message:
     return {"raised": [name, "Exception"], "with": [], "text": name}
@@ -89,7 +72,7 @@ _KNOW_NOTHING: dict[str, Message] = {
     "defines nothing": _raises("NameError"),
     "always raises ValueError": _raises("ValueError"),
     "returns an object that equals everything": {"value": {"object": [0, "AlwaysEqual"]}},
-    "always returns None": _NONE,
+    "always returns None": {"value": None},
     "always returns True": {"value": True},
     "always returns False": {"value": False},
     "always returns 0": {"value": 0},

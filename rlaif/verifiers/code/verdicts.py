@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from rlaif.types import RewardReason
 from rlaif.verifiers.code.compare import Compare, difference
-from rlaif.verifiers.code.tasks import Calls, Program, Streams
+from rlaif.verifiers.code.tasks import Calls, CodeTask, Program, Streams
 from rlaif.verifiers.sandbox import values
 from rlaif.verifiers.sandbox.base import Launcher, Limits
 from rlaif.verifiers.sandbox.session import Ended, Guest, Message, ended, open_guest, open_session, read_outline
@@ -44,13 +44,30 @@ class Rules:
     compare: Compare = "tokens"
     tolerance: float = 1e-6  # of printed numbers, for compare="floats"
     call_tolerance: float = 0.0  # of returned floats
+    tuple_is_list: bool = False  # a returned tuple is read as a list, for expected values that JSON has stored
     go_on: bool = False
+
+    def read(self, encoded: Any) -> Any:
+        return values.without_tuples(encoded) if self.tuple_is_list else encoded
 
 
 class Solution(Protocol):
     """What answers questions about a program: a session, or a stand-in for one."""
 
     async def ask(self, question: Message) -> Message: ...
+
+
+async def run(
+    launcher: Launcher, limits: Limits, task: CodeTask, sources: Sequence[str], rules: Rules, write_back: bool = True
+) -> Outcome:
+    """One program against the task's tests. Raises SandboxError."""
+    match task.tests:
+        case Calls():
+            return await run_calls(launcher, limits, task.tests, sources, rules)
+        case Streams():
+            return await run_streams(launcher, limits, task.tests, sources, rules)
+        case Program():
+            return await run_program(launcher, limits, task.tests, sources, rules, write_back)
 
 
 # ------------------------------------------------------------------------------------------------------ arguments in
@@ -74,7 +91,7 @@ async def judge_calls(solution: Solution, task: Calls, rules: Rules, outcome: Ou
         reply = await solution.ask(call)
         if "raised" in reply:
             outcome.failed(*_raised(reply, f"test {number}: "))
-        elif values.same(expected, reply.get("value"), rules.call_tolerance):
+        elif values.same(expected, rules.read(reply.get("value")), rules.call_tolerance):
             outcome.held += 1
         else:
             outcome.failed("wrong", f"test {number}: {_shown(reply.get('value'))}, expected {_shown(expected)}")

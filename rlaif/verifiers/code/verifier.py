@@ -16,6 +16,7 @@ import hashlib
 import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from pydantic import Field
@@ -26,9 +27,9 @@ from rlaif.types import Reward, Unverified
 from rlaif.verifiers.base import Task
 from rlaif.verifiers.code.compare import Compare
 from rlaif.verifiers.code.extract import Blocks, programs
-from rlaif.verifiers.code.selfcheck import Learnt, learn, passing_without_knowledge, run
+from rlaif.verifiers.code.selfcheck import Learnt, learn, passing_without_knowledge
 from rlaif.verifiers.code.tasks import CodeTask, Mode, read_task
-from rlaif.verifiers.code.verdicts import Outcome, Rules
+from rlaif.verifiers.code.verdicts import Outcome, Rules, run
 from rlaif.verifiers.sandbox.base import Launcher, Limits, SandboxError, Tier
 from rlaif.verifiers.sandbox.probe import open_sandbox
 
@@ -51,7 +52,8 @@ class CodeVerifier:
 
     class Options(Config):
         """``mode``: how the tests are run ("auto": by their shape). ``compare``, ``tolerance``: of printed output.
-        ``call_tolerance``: of floats that a call returns (0: exactly equal). ``blocks``: which of several fenced
+        ``call_tolerance``: of floats that a call returns (0: exactly equal); ``tuple_is_list``: a tuple that it returns
+        is as good as a list (JSON stores no tuples). ``blocks``: which of several fenced
         programs. ``partial``: a share of the tests is a share of the reward. ``self_check``: tasks prove themselves
         when loaded. Seconds: an answer may take four times as long as the reference, at least ``min_seconds``, at most
         ``max_seconds``. ``tier``, ``min_tier``, ``allow_unsafe``: of the sandbox
@@ -62,6 +64,7 @@ class CodeVerifier:
         compare: Compare = "tokens"
         tolerance: float = Field(1e-6, ge=0, lt=1)
         call_tolerance: float = Field(0.0, ge=0, lt=1)
+        tuple_is_list: bool = False
         blocks: Blocks = "last"
         partial: bool = False
         self_check: bool = True
@@ -78,7 +81,9 @@ class CodeVerifier:
     def __init__(self, options: Options | None = None, launcher: Launcher | None = None) -> None:
         self.options = options or self.Options()
         self.parallel = self.options.parallel or os.cpu_count() or 1
-        self.rules = Rules(self.options.compare, self.options.tolerance, self.options.call_tolerance)
+        self.rules = Rules(
+            self.options.compare, self.options.tolerance, self.options.call_tolerance, self.options.tuple_is_list
+        )
         self._launcher = launcher
         self._opening: asyncio.Task[Launcher] | None = None
         self._slots = asyncio.Semaphore(self.parallel)
@@ -116,7 +121,7 @@ class CodeVerifier:
             return Reward(value=0.0, reason="unparseable", detail="no program in the answer")
         if len(sources[-1]) > self.options.max_code_chars:
             return Reward(value=0.0, reason="unparseable", detail=f"a program of {len(sources[-1]):,} characters")
-        rules = Rules(self.rules.compare, self.rules.tolerance, self.rules.call_tolerance, self.options.partial)
+        rules = replace(self.rules, go_on=self.options.partial)
         limits = self._limits(learnt)
 
         async def judged() -> Outcome:
