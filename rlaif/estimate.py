@@ -33,8 +33,9 @@ from rlaif.engine.tokens import estimate_tokens
 from rlaif.judges import Judge, judge_comparisons, make_judge
 from rlaif.judges.ask import resolve_labels
 from rlaif.judges.stats import JudgingStats
-from rlaif.pairing import plan_comparisons
+from rlaif.pairing import plan_comparisons, with_revisions
 from rlaif.prompts import check_prompts, read_prompts, read_samples
+from rlaif.revision import Reviser
 from rlaif.runs import LEDGER, check_run
 from rlaif.sampling import given, is_usable, sample, with_system
 from rlaif.types import ChatReply, ChatRequest, Comparison, Completion, Constitution, Prompt, Usage, Verdict
@@ -303,6 +304,10 @@ class _Dry:
         self.clients: list[DryClient] = []
         if config.policy.model is not None:
             self.policy = self._open(config.policy.model, "sample", lambda request: "sample")
+        self.reviser: Reviser | None = None
+        if config.revision is not None and (model := config.revision.model or config.policy.model):
+            client = self._open(model, "revise", lambda request: "sample")
+            self.reviser = Reviser(client, config.revision, constitution)
 
     def _open(self, model: ModelConfig, stage: str, kind: Callable[[ChatRequest], Kind]) -> DryClient:
         tally = Tally(stage, model, stored_identity(model, self.ledger, stage))
@@ -351,6 +356,10 @@ class _Dry:
             completions = await self._sample(prompt)
         usable = [c for c in completions if is_usable(c)]
         comparisons, _ = plan_comparisons(prompt, usable, disjoint=judge.comparisons == "disjoint")
+        if self.reviser is not None:
+            revised = await self.reviser.revise_all(prompt, usable, self.config.seed)
+            finals = [(r.draft, r.final) for r in revised if r.final]
+            comparisons, _ = with_revisions(prompt, (comparisons, []), finals)
         asked: Sequence[Comparison] = comparisons
         weight = 1.0
         unwritten = texts is None and all(_is_placeholder(c) for c in completions)

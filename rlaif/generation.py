@@ -30,8 +30,9 @@ from rlaif.errors import InputError, QualityError, TaskError
 from rlaif.judges import Judge, judge_comparisons, make_judge
 from rlaif.judges.ask import resolve_labels
 from rlaif.judges.stats import JudgingStats
-from rlaif.pairing import Rewards, decide_by_rewards, pair, plan_comparisons
+from rlaif.pairing import Rewards, decide_by_rewards, pair, plan_comparisons, with_revisions
 from rlaif.prompts import PromptFile, check_prompts, read_prompts, read_samples
+from rlaif.revision import Reviser
 from rlaif.rewards import PartsMonitor, Scored, open_reward, rejection_sample
 from rlaif.runs import RowFiles, check_answered, on_disk, open_run, write_manifest, write_text
 from rlaif.sampling import given, is_usable, sample, with_system
@@ -178,6 +179,7 @@ class _Run:
         self.counts = Counts()
         self.budget = Budget(None if reparse else config.max_cost, ledger)
         self.policy: Client | None = None
+        self.reviser: Reviser | None = None
         self.judges: list[Judge] = []
         self.judging = JudgingStats(config.judge, config.seed)
         self.weights = {p.id: p.weight for p in constitution.principles}
@@ -190,6 +192,10 @@ class _Run:
             if config.policy.model is not None:
                 self.policy = self._open(config.policy.model, "sample")
                 stack.push_async_callback(self.policy.aclose)
+            if config.revision is not None and (model := config.revision.model or config.policy.model):
+                client = self._open(model, "revise")
+                stack.push_async_callback(client.aclose)
+                self.reviser = Reviser(client, config.revision, self.constitution)
             clients = []
             for model in config.judge.models:
                 clients.append(self._open(model, "judge"))
@@ -246,6 +252,13 @@ class _Run:
             completions, dropped = await sample(prompt, self.policy, config.policy, config.seed)
         usable = [c for c in completions if is_usable(c)]
         comparisons, identical = plan_comparisons(prompt, usable, disjoint=config.judge.comparisons == "disjoint")
+        if self.reviser is not None:
+            revised = await self.reviser.revise_all(prompt, usable, config.seed)
+            planned = with_revisions(prompt, (comparisons, identical), [(r.draft, r.final) for r in revised if r.final])
+            comparisons, identical = planned
+            completions += [version for r in revised for version in r.versions]
+            usable += [r.final for r in revised if r.final]
+            dropped += [r.failed for r in revised if r.failed]
         scored, rewards, left = {}, None, comparisons
         if self.verifying and task is not None:
             scored = await self.verifying.score(usable, task)
@@ -289,6 +302,9 @@ class _Run:
             raise QualityError(f"{out}: no preference pair came out of {counts.prompts} prompts ({_listed(reasons)}).")
         return GenerateResult(out, manifest)
 
+    def _templates_of_revision(self) -> set[str]:
+        return {self.reviser.critique.version, self.reviser.revise.version} if self.reviser else set()
+
     def _manifest(self) -> dict[str, Any]:
         config, c = self.config, self.constitution
         return {
@@ -301,9 +317,10 @@ class _Run:
                 "repeats_left_out": self.found.repeats,
                 "limit": self.limit,
             },
-            "templates": sorted({j.template.version for j in self.judges}),
+            "templates": sorted({j.template.version for j in self.judges} | self._templates_of_revision()),
             "models": {
                 "policy": str(self.policy.identity) if self.policy else f"file:{config.policy.completions}",
+                **({"reviser": str(self.reviser.client.identity)} if self.reviser else {}),
                 "judges": [str(j.client.identity) for j in self.judges],
             },
             "labels": {str(j.client.identity): j.labels for j in self.judges},
@@ -353,8 +370,11 @@ class _Verifying:
         """(file, row): the reward of each completion, and the best ones as data for supervised fine-tuning."""
         prompt, scored = result.prompt, result.scored
         for id_, s in scored.items():
-            yield "rewards", RewardRow(
-                prompt_id=prompt.id, completion_id=id_, value=s.value, parts=s.parts, masked=s.masked, why=s.why
+            yield (
+                "rewards",
+                RewardRow(
+                    prompt_id=prompt.id, completion_id=id_, value=s.value, parts=s.parts, masked=s.masked, why=s.why
+                ),
             )
         rejection = self._config.rejection
         threshold = self._high if rejection.threshold is None else rejection.threshold
@@ -362,13 +382,16 @@ class _Verifying:
         values = [scored[c.id] for c in kept]
         texts = [c.text for c in kept]
         for place in rejection_sample(texts, values, threshold=threshold, keep=rejection.keep, seed=self._config.seed):
-            yield "best", {
-                "prompt": [m.model_dump() for m in prompt.messages],
-                "completion": [{"role": "assistant", "content": texts[place]}],
-                "prompt_id": prompt.id,
-                "completion_id": kept[place].id,
-                "reward": values[place].value,
-            }
+            yield (
+                "best",
+                {
+                    "prompt": [m.model_dump() for m in prompt.messages],
+                    "completion": [{"role": "assistant", "content": texts[place]}],
+                    "prompt_id": prompt.id,
+                    "completion_id": kept[place].id,
+                    "reward": values[place].value,
+                },
+            )
 
     def count(self, result: PromptResult) -> None:
         self.monitor.add_all(result.scored.values())

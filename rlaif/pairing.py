@@ -48,6 +48,20 @@ def plan_comparisons(
     return comparisons, dropped
 
 
+def with_revisions(
+    prompt: Prompt,
+    planned: tuple[list[Comparison], list[Dropped]],
+    revised: Sequence[tuple[Completion, Completion]],
+) -> tuple[list[Comparison], list[Dropped]]:
+    """``planned`` with each draft against its revision besides. One usable sample is then enough."""
+    comparisons, dropped = planned
+    dropped = [d for d in dropped if not (revised and d.reason == "too_few_samples")]
+    for draft, revision in revised:
+        one, identical = plan_comparisons(prompt, (draft, revision))
+        comparisons, dropped = comparisons + one, dropped + identical
+    return comparisons, dropped
+
+
 class Rewards(NamedTuple):
     """The rewards of one prompt's completions, by completion id (None: masked). ``span``: the highest possible value
     less the lowest; ``verifiers``: who gave them."""
@@ -196,7 +210,7 @@ def _pair(c: Comparison, d: Decision) -> PreferencePair:
         rejected=rejected,
         prob_chosen=round(p, 9),
         margin=round(2 * p - 1, 9),
-        source=d.source,
+        source="revision" if d.source == "judge" and (c.a.revised_from or c.b.revised_from) else d.source,
         principles=d.principles,
         judge=d.judge,
         evidence=d.evidence,

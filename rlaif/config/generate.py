@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from rlaif.config.base import Config
 from rlaif.config.models import ModelRef
+from rlaif.config.revision import RevisionConfig
 from rlaif.config.rewards import RewardConfig
 
 
@@ -146,6 +147,7 @@ class GenerateConfig(Config):
     constitution: str
     policy: PolicyConfig
     judge: JudgeConfig
+    revision: RevisionConfig | None = None
     pairing: PairingConfig = PairingConfig()
     reward: RewardConfig | None = None
     rejection: RejectionConfig = RejectionConfig()
@@ -162,7 +164,9 @@ class GenerateConfig(Config):
             raise ValueError(
                 "give either 'prompts' (to sample from) or 'policy.completions' (samples with their prompts)"
             )
-        if self.policy.model is not None and self.policy.n < 2:
+        if self.revision is not None:
+            self._fits_revision(self.revision)
+        elif self.policy.model is not None and self.policy.n < 2:
             raise ValueError("policy.n must be at least 2: a comparison needs two samples of a prompt")
         if self.pairing.strategy == "best_worst" and self.judge.comparisons == "disjoint":
             raise ValueError(
@@ -170,12 +174,19 @@ class GenerateConfig(Config):
             )
         return self
 
+    def _fits_revision(self, revision: RevisionConfig) -> None:
+        if self.policy.model is None and revision.model is None:
+            raise ValueError("revision.model is missing: with policy.completions there is no policy to revise them")
+        if self.judge.type == "pairwise" and self.judge.orders != "both":
+            raise ValueError("a revision counts only if it beats its draft in both orders; set judge.orders: both")
+
     @property
     def window(self) -> int:
         """How many prompts are worked on at once: ``prompts_in_flight``, or as many as fill a batch of each model with
         ``transport: batch``. Requests of a batch wait together, so fewer prompts would make small batches."""
         samples = self.policy.n
         comparisons = samples // 2 if self.judge.comparisons == "disjoint" else samples * (samples - 1) // 2
+        comparisons += min(self.revision.drafts, samples) if self.revision else 0
         looks = (comparisons if self.policy.model else 1) * (2 if self.judge.orders == "both" else 1)
         looks = samples if self.judge.pointwise else looks
         fill = [-(-self.policy.model.requests_at_once // samples)] if self.policy.model else []

@@ -49,3 +49,13 @@ def score(request: ChatRequest) -> str | ChatReply:
 
 def score_with_rubbish(request: ChatRequest) -> str | ChatReply:
     return rubbish(request, score(request))
+
+
+def reviser(request: ChatRequest) -> str | ChatReply:
+    """Criticises, and rewrites into something better or worse; once in twenty it breaks off."""
+    fakes.SENT.append(request)
+    text, key = request.messages[1].content, digest(request.model_dump(mode="json"))
+    if "<response_critique>" not in text:
+        return ChatReply(text="It is too", finish_reason="length") if uniform("cut", key) < 0.05 else "It is too long."
+    q = min(999, max(0, quality(request) + int(600 * (uniform("change", key) - 0.5))))
+    return f"quality {q}\nrevised"
