@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,21 @@ async def test_many_answers_at_once_do_not_wait_for_each_other_for_ever(launcher
         verdicts = await asyncio.gather(*(verifier.verify(a, ROW) for a in answers))
     reasons = [v.reason for v in verdicts if isinstance(v, Reward)]
     assert reasons == [None, "wrong", "crashed", "unparseable"] * 10
+
+
+def test_one_verifier_serves_several_loops_and_threads(launcher: Launcher) -> None:
+    verifier = verifier_of(launcher)
+    answers = [ADD, "def add(a, b): return 0"] * 4
+
+    async def step() -> list[float]:
+        verdicts = await asyncio.gather(*(verifier.verify(answer, ROW) for answer in answers))
+        return [v.value for v in verdicts if isinstance(v, Reward)]
+
+    assert asyncio.run(step()) == [1.0, 0.0] * 4
+    assert asyncio.run(step()) == [1.0, 0.0] * 4
+    verifier = verifier_of(launcher, parallel=1)  # the launcher's four places are enough for two loops
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(lambda _: asyncio.run(step()), range(2))) == [[1.0, 0.0] * 4] * 2
 
 
 async def test_a_verdict_that_is_no_longer_wanted_leaves_its_place_free(launcher: Launcher) -> None:

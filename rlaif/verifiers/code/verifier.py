@@ -14,10 +14,12 @@ and without a reference, one may change its arguments into what the tests compar
 import asyncio
 import hashlib
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 from pydantic import Field
 
@@ -34,7 +36,7 @@ from rlaif.verifiers.sandbox.base import Launcher, Limits, SandboxError, Tier
 from rlaif.verifiers.sandbox.probe import open_sandbox
 
 _ATTEMPTS = 3  # when the sandbox itself fails
-_CACHED_TASKS = 10_000
+_KNOWN_TASKS = 10_000
 _TASK_COLUMNS = (
     *("tests", "test", "test_list", "test_setup_code", "test_imports", "setup", "entry_point", "fn_name"),
     *("prompt", "reference", "canonical_solution", "code", "solution", "checker"),
@@ -85,9 +87,9 @@ class CodeVerifier:
             self.options.compare, self.options.tolerance, self.options.call_tolerance, self.options.tuple_is_list
         )
         self._launcher = launcher
-        self._opening: asyncio.Task[Launcher] | None = None
-        self._slots = asyncio.Semaphore(self.parallel)
-        self._prepared: OrderedDict[str, asyncio.Task[tuple[CodeTask, Learnt]]] = OrderedDict()
+        self._opening = threading.Lock()
+        self._known: OrderedDict[str, _Proven | TaskError] = OrderedDict()
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Here] = WeakKeyDictionary()
 
     async def prepare(self, task: Task) -> None:
         """Read the task and let it prove itself: the reference passes, answers that know nothing fail. Raises
@@ -104,10 +106,9 @@ class CodeVerifier:
             return Unverified(reason="infrastructure", detail=str(error))
 
     async def aclose(self) -> None:
-        for task in self._prepared.values():
-            task.cancel()
-        self._prepared.clear()
-        launcher, self._launcher, self._opening = self._launcher, None, None
+        for proving in self._here().proving.values():
+            proving.cancel()
+        launcher, self._launcher = self._launcher, None
         if launcher is not None:
             await launcher.aclose()
 
@@ -145,30 +146,44 @@ class CodeVerifier:
 
     async def _attempt(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do ``work`` in one of the slots; again, where the sandbox failed and not the program in it."""
+        slots = self._here().slots
         for attempt in range(_ATTEMPTS - 1):
             try:
-                async with self._slots:
+                async with slots:
                     return await work()
             except SandboxError:
                 await asyncio.sleep(0.1 * 2**attempt)
-        async with self._slots:
+        async with slots:
             return await work()
 
     # --------------------------------------------------------------------------------------------------- the task
 
-    async def _task(self, row: Task) -> tuple[CodeTask, Learnt]:
+    async def _task(self, row: Task) -> "_Proven":
         """The row's task, read and proven once for equal rows."""
         columns = repr([row.get(column) for column in _TASK_COLUMNS])
         key = hashlib.sha256(columns.encode("utf-8", "backslashreplace")).hexdigest()
-        known = self._prepared.get(key)
-        if known is None or (known.done() and (known.cancelled() or isinstance(known.exception(), SandboxError))):
-            known = self._prepared[key] = asyncio.create_task(self._proven(row))
-            if len(self._prepared) > _CACHED_TASKS:
-                self._prepared.popitem(last=False)
-        self._prepared.move_to_end(key)
-        return await asyncio.shield(known)
+        known = self._known.get(key)
+        if known is None:
+            proving = self._here().proving
+            if key not in proving:
+                proving[key] = asyncio.create_task(self._learn_about(key, row))
+                proving[key].add_done_callback(lambda _: proving.pop(key))
+            known = await asyncio.shield(proving[key])
+        if isinstance(known, TaskError):
+            raise known
+        return known
 
-    async def _proven(self, row: Task) -> tuple[CodeTask, Learnt]:
+    async def _learn_about(self, key: str, row: Task) -> "_Proven | TaskError":
+        try:
+            known: _Proven | TaskError = await self._proven(row)
+        except TaskError as error:
+            known = error
+        self._known[key] = known
+        if len(self._known) > _KNOWN_TASKS:
+            self._known.popitem(last=False)
+        return known
+
+    async def _proven(self, row: Task) -> "_Proven":
         task = read_task(row, self.options.mode)
         if not self.options.self_check:
             return task, Learnt()
@@ -191,17 +206,34 @@ class CodeVerifier:
         return None if self._launcher is None else self._launcher.tier
 
     async def _sandbox(self) -> Launcher:
-        if self._launcher is None:
-            if self._opening is None:
-                self._opening = asyncio.create_task(asyncio.to_thread(self._open))
-            self._launcher = await self._opening
-        return self._launcher
+        return self._launcher or await asyncio.to_thread(self._open)
 
     def _open(self) -> Launcher:
-        # A verdict holds up to two processes at a time: fewer places than that, and two verdicts could each hold one
-        # and wait for ever for another.
-        options = self.options
-        return open_sandbox(options.min_tier, options.tier, options.allow_unsafe, workers=2 * self.parallel)
+        with self._opening:
+            launcher = self._launcher
+            if launcher is None:
+                # A verdict holds up to two processes at a time: with fewer places than that, two verdicts could each
+                # hold one and wait for ever for another.
+                o, workers = self.options, 2 * self.parallel
+                launcher = self._launcher = open_sandbox(o.min_tier, o.tier, o.allow_unsafe, workers=workers)
+            return launcher
+
+    def _here(self) -> "_Here":
+        loop = asyncio.get_running_loop()
+        if loop not in self._loops:
+            self._loops[loop] = _Here(asyncio.Semaphore(self.parallel))
+        return self._loops[loop]
+
+
+_Proven = tuple[CodeTask, Learnt]
+
+
+@dataclass
+class _Here:
+    """What belongs to one event loop: a trainer may start a loop for every step, or use several threads."""
+
+    slots: asyncio.Semaphore
+    proving: dict[str, asyncio.Task[_Proven | TaskError]] = field(default_factory=dict)
 
 
 def _reward(outcome: Outcome, learnt: Learnt, flags: tuple[str, ...], partial: bool) -> Reward:

@@ -14,10 +14,11 @@ from typing import Any
 
 from rlaif.types import RewardReason
 from rlaif.verifiers.sandbox import values
-from rlaif.verifiers.sandbox.base import Ending, Launcher, Limits, Process
+from rlaif.verifiers.sandbox.base import Ending, Launcher, Limits, Process, SandboxError
 
 Message = dict[str, Any]
 _CHUNK = 1 << 16
+_PLACE_SECONDS = 60.0  # one who holds a place and waits for another must not do so for ever
 
 
 class Ended(Exception):
@@ -114,7 +115,11 @@ def ended(ending: Ending, limits: Limits) -> Ended:
 @asynccontextmanager
 async def open_guest(launcher: Launcher, limits: Limits, job: Message) -> AsyncIterator[Guest]:
     """A process that does ``job``; killed on leaving. Raises SandboxError when none can be started."""
-    process = await launcher.launch(limits)
+    try:
+        async with asyncio.timeout(_PLACE_SECONDS):
+            process = await launcher.launch(limits)
+    except TimeoutError:
+        raise SandboxError(f"no place for another process in {_PLACE_SECONDS:.0f} s") from None
     try:
         guest = Guest(process, limits, asyncio.get_running_loop().time() + limits.seconds, bytearray())
         await guest.send(job)
