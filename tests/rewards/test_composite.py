@@ -222,6 +222,13 @@ async def test_a_row_goes_where_its_column_says_and_only_there(task: dict[str, A
     assert list(scored.parts) == [part]
 
 
+async def test_rounding_makes_no_completion_fully_correct() -> None:
+    almost = math.nextafter(1.0, 0.0)
+    reward = scripted({"weighted_sum": [{"verifier": "a", "weight": 1e6}, "b"]})
+    assert (await reward.score("x", {"a": says(1.0), "b": says(1.0)})).value == 1.0
+    assert (await reward.score("y", {"a": says(1.0), "b": says(almost)})).value == almost
+
+
 async def test_a_row_without_a_case_is_a_wrong_task_told_when_it_is_loaded() -> None:
     reward = scripted({"route": {"by": "kind", "cases": {"m": "math"}}})
     with pytest.raises(TaskError, match="'kind' is 'x'; cases are m"):

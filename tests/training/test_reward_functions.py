@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -64,7 +65,7 @@ class Told:
         return Reward(value=float((numbers or [order])[-1]))
 
     async def aclose(self) -> None:
-        self.closed.append(os.getpid())
+        await asyncio.to_thread(self.closed.append, os.getpid())
 
 
 TOLD = reward_of(f"{HERE}:Told")
@@ -313,6 +314,7 @@ def test_a_forked_process_starts_its_own_thread(reward: RewardFunction) -> None:
     assert call(reward, ["1"]) == [1.0]
     child = os.fork()
     if child == 0:
+        signal.alarm(20)  # a child that hangs must not outlive the test
         os._exit(0 if call(reward, ["0.5"]) == [0.5] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert call(reward, ["1"]) == [1.0]
@@ -324,7 +326,8 @@ def test_python_ends_while_verdicts_are_under_way() -> None:
         "from tests.training.test_reward_functions import TOLD\n"
         "f = RewardFunction(TOLD); print(f(['q'], ['1'])); f.submit(['q'], ['sleep 60 1'])\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[1.0]", "")
 
 
