@@ -69,7 +69,7 @@ async def _attacked(launcher: Launcher, attack: Attack, way: str) -> None:
     assert isinstance(verdict, Reward), verdict
     assert verdict.value == 0.0
     assert verdict.reason in attack.reasons, verdict.detail
-    assert (await verifier.verify(_fenced(HONEST), ROWS[way])) == Reward(value=1.0)
+    assert await _verifier(launcher).verify(_fenced(HONEST), ROWS[way]) == Reward(value=1.0)
 
 
 @pytest.mark.parametrize("way", ["check", "call", "unittest"])

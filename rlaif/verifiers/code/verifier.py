@@ -206,7 +206,9 @@ class CodeVerifier:
         return None if self._launcher is None else self._launcher.tier
 
     async def _sandbox(self) -> Launcher:
-        return self._launcher or await asyncio.to_thread(self._open)
+        if self._launcher is not None:
+            return self._launcher
+        return await asyncio.to_thread(self._open)
 
     def _open(self) -> Launcher:
         with self._opening:
