@@ -1,5 +1,9 @@
 """The system calls a candidate may not make, as a BPF program for x86-64 and aarch64; no libseccomp needed.
 
+Two filters, and both are in force in a run: the larger one is installed once, in the server that runs are forked from,
+and the smaller one, with what the server itself still needs, in each run. (The kernel compiles a filter and tries it on
+every call when it is installed: half a millisecond for all of it.)
+
 A deny list, so that ordinary Python (and numpy) runs as it would outside; what the kernel learnt after Linux 5.16 is
 "not implemented". A refused call fails with EPERM, so that a program that only asks goes on.
 Standard library only.
@@ -156,6 +160,9 @@ _DENIED_IN_HOST_TREE: dict[str, tuple[int | None, int | None]] = {
     "truncate": (76, 45),  # before Landlock ABI 3
 }
 
+# Refused by a run's own filter: what its server does for it, up to the moment it is installed. (musl forks by fork.)
+_SERVER_USES = ("mount", "unshare", "setns", "recvmsg", "pidfd_open", "fork")
+
 _CLONE, _CLONE3 = (56, 220), (435, 435)
 _SOCKETPAIR, _PRCTL, _PRLIMIT, _FCNTL, _IOCTL = (53, 199), (157, 167), (302, 261), (72, 25), (16, 29)
 _KILL_LIKE = ((62, 129), (200, 130), (234, 131), (129, 138), (297, 240))  # kill, tkill, tgkill, (rt_)tgsigqueueinfo
@@ -167,7 +174,7 @@ _PRCTL_ALLOWED = (15, 16, 0x53564D41)  # PR_SET_NAME, PR_GET_NAME, PR_SET_VMA (g
 _FCNTL_DENIED = (8, 10, 15, 1031)
 _IOCTL_DENIED = (0x8901, 0x8902, 0x5412, 0x541C)  # FIOSETOWN, SIOCSPGRP, TIOCSTI, TIOCLINUX
 
-_LOAD, _JUMP, _JEQ, _JGT, _JSET, _AND, _RET = 0x20, 0x05, 0x15, 0x25, 0x45, 0x54, 0x06
+_LOAD, _JEQ, _JGT, _JSET, _AND, _RET = 0x20, 0x15, 0x25, 0x45, 0x54, 0x06
 _ALLOW, _KILL = 0x7FFF0000, 0x80000000
 _EPERM, _ENOSYS = 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
 _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
@@ -211,31 +218,43 @@ def _stream_pair() -> bytes:
     )
 
 
-def program(machine: str, *, threads: bool, own_tree: bool) -> tuple[bytes, bytes]:
-    """The filter in two halves; the process's own number (`own_pid`) goes between them.
-
-    threads: clone() may make threads, never processes. own_tree: the process sees only files of its own.
-    """
-    which = tuple(_AUDIT).index(machine)
+def server_filter(machine: str, *, own_tree: bool) -> bytes:
+    """What neither the server nor a run may do. own_tree: a run sees only files of its own."""
+    which = _which(machine)
     listed = _DENIED if own_tree else _DENIED | _DENIED_IN_HOST_TREE
-    denied = [n for numbers in listed.values() if (n := numbers[which]) is not None]
-    head = _op(_LOAD, _ARCH) + _op(_JEQ, _AUDIT[machine], when=1) + _op(_RET, _KILL) + _op(_LOAD, _NUMBER)
-    head += _op(_JGT, _X32 - 1, otherwise=1) + _op(_RET, _KILL)
-    head += _op(_JGT, _NEWEST, otherwise=1) + _op(_RET, _ENOSYS)
-    head += b"".join(_op(_JEQ, n, when=len(denied) - i) for i, n in enumerate(denied))
-    head += _op(_JUMP, 1) + _op(_RET, _EPERM)
-    tail = _when(_CLONE3[which], _op(_RET, _ENOSYS))  # its flags lie in memory; the C library falls back to clone
-    tail += _when(_CLONE[which], _clone(threads))
-    tail += _when(_SOCKETPAIR[which], _stream_pair())
-    tail += _when(_PRCTL[which], _argument(0) + _among(_PRCTL_ALLOWED, _ALLOW, _EPERM))
-    tail += _when(_PRLIMIT[which], _argument(0) + _among((0,), _ALLOW, _EPERM))
-    tail += _when(_FCNTL[which], _argument(1) + _among(_FCNTL_DENIED, _EPERM, _ALLOW))
-    tail += _when(_IOCTL[which], _argument(1) + _among(_IOCTL_DENIED, _EPERM, _ALLOW))
-    tail += _op(_RET, _ALLOW)
-    return head, tail
+    refused = [n for name, numbers in listed.items() if name not in _SERVER_USES and (n := numbers[which]) is not None]
+    return (
+        _op(_LOAD, _ARCH)
+        + _op(_JEQ, _AUDIT[machine], when=1)
+        + _op(_RET, _KILL)
+        + _op(_LOAD, _NUMBER)
+        + _op(_JGT, _X32 - 1, otherwise=1)
+        + _op(_RET, _KILL)
+        + _op(_JGT, _NEWEST, otherwise=1)
+        + _op(_RET, _ENOSYS)
+        + _when(_CLONE3[which], _op(_RET, _ENOSYS))  # its flags lie in memory; the C library falls back to clone
+        + _among(tuple(refused), _EPERM, _ALLOW)
+    )
 
 
-def own_pid(machine: str, pid: int) -> bytes:
-    """Signals go to the process itself and nobody else."""
-    which = tuple(_AUDIT).index(machine)
-    return b"".join(_when(numbers[which], _argument(0) + _among((pid,), _ALLOW, _EPERM)) for numbers in _KILL_LIKE)
+def run_filter(machine: str, pid: int, *, threads: bool) -> bytes:
+    """What a run may not do besides. pid: its own number, the only one it may signal. threads: clone() may make
+    threads; never processes."""
+    which = _which(machine)
+    kills = b"".join(_when(numbers[which], _argument(0) + _among((pid,), _ALLOW, _EPERM)) for numbers in _KILL_LIKE)
+    return (
+        _op(_LOAD, _NUMBER)
+        + b"".join(_when(_DENIED[name][which], _op(_RET, _EPERM)) for name in _SERVER_USES)
+        + kills
+        + _when(_CLONE[which], _clone(threads))
+        + _when(_SOCKETPAIR[which], _stream_pair())
+        + _when(_PRCTL[which], _argument(0) + _among(_PRCTL_ALLOWED, _ALLOW, _EPERM))
+        + _when(_PRLIMIT[which], _argument(0) + _among((0,), _ALLOW, _EPERM))
+        + _when(_FCNTL[which], _argument(1) + _among(_FCNTL_DENIED, _EPERM, _ALLOW))
+        + _when(_IOCTL[which], _argument(1) + _among(_IOCTL_DENIED, _EPERM, _ALLOW))
+        + _op(_RET, _ALLOW)
+    )
+
+
+def _which(machine: str) -> int:
+    return tuple(_AUDIT).index(machine)

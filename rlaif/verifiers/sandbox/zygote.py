@@ -116,6 +116,9 @@ def main() -> None:
             _enter_namespaces(zygote, libraries, host_process)
         else:
             _become_nobody(zygote, libraries)
+        with step("install a seccomp filter"):
+            _linux.prctl(_linux.PR_SET_NO_NEW_PRIVS, 1)
+            _linux.set_filter(_seccomp.server_filter(platform.machine(), own_tree=zygote.tier == "ns"))
     except SetupError as error:
         host.send(json.dumps({"failed": str(error)}).encode())
         os._exit(1)
@@ -323,7 +326,6 @@ def _guard(zygote: int, host_process: int) -> NoReturn:
 
 def _serve(zygote: Zygote, guest: Any, host_process: int) -> NoReturn:
     """One run after another until the host is gone."""
-    filters = _seccomp_halves(zygote)
     idle = select.poll()
     idle.register(zygote.host, select.POLLIN)
     idle.register(host_process, select.POLLIN)
@@ -337,13 +339,8 @@ def _serve(zygote: Zygote, guest: Any, host_process: int) -> NoReturn:
             continue
         limits = json.loads(message)
         deadline = time.monotonic() + limits["seconds"]
-        report = _run(zygote, guest, received, limits, filters[limits["threads"]], deadline, idle)
+        report = _run(zygote, guest, received, limits, deadline, idle)
         zygote.host.send(json.dumps(report).encode())
-
-
-def _seccomp_halves(zygote: Zygote) -> dict[bool, tuple[bytes, bytes]]:
-    own_tree = zygote.tier == "ns"
-    return {t: _seccomp.program(platform.machine(), threads=t, own_tree=own_tree) for t in (False, True)}
 
 
 def _run(
@@ -351,7 +348,6 @@ def _run(
     guest: Any,
     received: list[int],
     limits: dict[str, Any],
-    halves: tuple[bytes, bytes],
     deadline: float,
     events: select.poll,
 ) -> dict[str, Any]:
@@ -368,7 +364,7 @@ def _run(
             os.close(fd)
         return {"failed": f"fork: {error}"}
     if not pid:
-        _become_run(zygote, guest, received, limits, halves, tell, parent)
+        _become_run(zygote, guest, received, limits, tell, parent)
     for fd in (tell, *received):
         os.close(fd)
     killed = _watch(zygote, pid, deadline, events)
@@ -410,13 +406,12 @@ def _become_run(
     guest: Any,
     received: list[int],
     limits: dict[str, Any],
-    halves: tuple[bytes, bytes],
     tell: int,
     parent: int,
 ) -> NoReturn:
     """The forked process: give up everything, then be the guest."""
     try:
-        _isolate(zygote, limits, halves, parent)
+        _isolate(zygote, limits, parent)
         for number, fd in enumerate(received):
             os.dup2(fd, number)
         os.write(tell, b"\n")
@@ -439,7 +434,7 @@ def _become_run(
     os._exit(code & 0xFF)
 
 
-def _isolate(zygote: Zygote, limits: dict[str, Any], halves: tuple[bytes, bytes], parent: int) -> None:
+def _isolate(zygote: Zygote, limits: dict[str, Any], parent: int) -> None:
     own_tree = zygote.tier == "ns"
     os.setsid()
     if own_tree:
@@ -454,14 +449,13 @@ def _isolate(zygote: Zygote, limits: dict[str, Any], halves: tuple[bytes, bytes]
         os.chdir("/")
     _set_limits(limits, private_user=zygote.private_user)
     _linux.drop_capabilities()
-    _linux.prctl(_linux.PR_SET_NO_NEW_PRIVS, 1)
     if zygote.landlock:
         rules = [(fd, _landlock.READ) for fd in zygote.readable]
         rules += [(fd, _landlock.READ_FILE | _landlock.WRITE_FILE) for fd in zygote.devices]
         if own_tree:
             rules.append((os.open(WORK, os.O_PATH), _landlock.WRITE))
         _landlock.restrict(rules, zygote.landlock)
-    _linux.set_filter(halves[0] + _seccomp.own_pid(platform.machine(), os.getpid()) + halves[1])
+    _linux.set_filter(_seccomp.run_filter(platform.machine(), os.getpid(), threads=limits["threads"]))
 
 
 def _set_limits(limits: dict[str, Any], *, private_user: bool) -> None:
