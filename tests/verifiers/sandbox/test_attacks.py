@@ -48,7 +48,7 @@ def test_an_attack_is_contained_and_the_server_goes_on(attack: Attack, tier: str
     if outcome["ending"] == "exited" and attack.id not in ("D14", "D17o"):
         assert "contained" in outcome["out"], outcome
     assert outcome["harm"] == []
-    assert outcome["seconds"] < attack.seconds + 1
+    assert outcome["seconds"] < attack.seconds + 3  # of a busy machine
     assert outcome["honest"], "an honest program after it failed"
     assert outcome["same server"]
 
