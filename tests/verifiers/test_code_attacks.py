@@ -105,8 +105,8 @@ async def test_unittest_classes_run_where_the_answer_cannot_skip_patch_or_end_th
 async def test_a_skipped_test_method_is_no_passed_one(verifier: CodeVerifier) -> None:
     skipping = "import unittest\nclass T(unittest.TestCase):\n    @unittest.skip('')\n    def test_a(self): add(1, 2)\n"
     verdict = await verifier.verify(HONEST, {"tests": skipping, "entry_point": "add"})
-    assert isinstance(verdict, Reward)
-    assert verdict.value == 0.0
+    assert isinstance(verdict, Unverified)
+    assert verdict.reason == "task_error"
 
 
 # ------------------------------------------------------------------------- tests that are easier to cheat than add's
@@ -298,6 +298,8 @@ NO_TASKS: dict[str, dict[str, Any]] = {
     "an answer that raises passes": {"tests": "try:\n    add(1, 2)\nexcept Exception:\n    pass\nassert True or add"},
     "nothing printed passes": {"tests": [{"input": "1", "output": ""}, {"input": "2", "output": "\n"}]},
     "always the same is printed": {"tests": [{"input": "1", "output": "yes"}, {"input": "2", "output": "yes"}]},
+    "a library that is not here": {"tests": "import no_such\nassert add(1, 2) == 3", "entry_point": "add"},
+    "the tests end before they begin": {"tests": "raise SystemExit(0)\nassert add(1, 2) == 3", "entry_point": "add"},
     "the reference fails": {"tests": TESTS, "entry_point": "add", "reference": "def add(a, b): return a - b"},
     "the reference is none": {"tests": TESTS, "entry_point": "add", "reference": "I would add them up."},
     "the reference passes by chance": {
@@ -397,3 +399,12 @@ def test_the_attacks_fail_as_well_where_the_verifier_has_no_rights(tier: str) ->
     assert len(verdicts) == len(ATTACKS)
     expected = {attack.name: (*attack.reasons, "timeout") for attack in ATTACKS}  # all at once: it may be late
     assert {name: v for name, v in verdicts.items() if v[0] != 0.0 or v[1] not in expected[name]} == {}
+
+
+@pytest.mark.parametrize(
+    "tests", ["import no_such\nassert add(1, 2)", "assert 1 == 1", "assert 1 == 2", "raise SystemExit\nassert 0"]
+)
+async def test_tests_that_ask_an_answer_nothing_never_give_it_a_reward(verifier: CodeVerifier, tests: str) -> None:
+    verdict = await verifier.verify(HONEST, {"tests": tests, "entry_point": "add"})
+    assert isinstance(verdict, Unverified)
+    assert verdict.reason == "task_error"

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from rlaif.errors import TaskError
 from rlaif.types import RewardReason
 from rlaif.verifiers.code.compare import Compare, difference
 from rlaif.verifiers.code.tasks import Calls, CodeTask, Program, Streams
@@ -177,7 +178,8 @@ async def _checked(
 async def run_program(
     launcher: Launcher, limits: Limits, task: Program, sources: Sequence[str], rules: Rules, write_back: bool = True
 ) -> Outcome:
-    """Run the tests in one process and the candidate in another, and pass each question on. Raises SandboxError.
+    """Run the tests in one process and the candidate in another, and pass each question on. Raises SandboxError, and
+    TaskError for tests that are none.
 
     ``write_back``: let the tests see what a call did to its arguments. Without it, an answer cannot change what the
     tests compare it with."""
@@ -195,9 +197,12 @@ async def run_program(
 
 
 async def judge_program(tests: Guest, solution: Solution, outcome: Outcome, write_back: bool) -> None:
-    """Answer the tests' questions until they report."""
+    """Answer the tests' questions until they report. Raises TaskError for tests that asked none: what an answer is
+    has no part in how they ended."""
+    asked = False
     raised: tuple[RewardReason, str] | None = None
     while "report" not in (message := await tests.read()):
+        asked = True
         outcome.held = message.pop("held")
         reply = await solution.ask(message)
         if "args" in reply:
@@ -207,6 +212,8 @@ async def judge_program(tests: Guest, solution: Solution, outcome: Outcome, writ
         raised = _raised(reply) if "raised" in reply else raised
         await tests.send(reply)
     report = message["report"]
+    if not asked:
+        raise TaskError(f"the tests ask nothing of an answer{': ' + report['text'] if report['broken'] else ''}.")
     outcome.held, outcome.refused = report["held"], report["refused"]
     outcome.total = outcome.held + report["broken"]
     if report["broken"]:
