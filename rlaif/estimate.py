@@ -224,6 +224,7 @@ class Estimate:
     spent: Decimal
     max_cost: Decimal | None
     notes: tuple[str, ...]
+    orders: dict[str, dict[str, Any]] | None = None  # by `judge.orders`: what judging the same would take
 
     def usd(self, *, batch: bool = False) -> tuple[Decimal, Decimal, Decimal] | None:
         """low, expected, high USD still to spend; None where a price is unknown."""
@@ -253,6 +254,7 @@ class Estimate:
                 }
                 for s in self.stages
             ],
+            "orders": self.orders,
             "calls": sum(s.calls for s in self.stages),
             "answered": sum(s.answered for s in self.stages),
             "usd": _usd(self.usd()),
@@ -392,12 +394,14 @@ class _Dry:
         self.stats.add([j for j in found if isinstance(j.outcome, Verdict)])
 
     def _looks(self, judge: int) -> float:
-        """Orders shown, on average, for each of judge number ``judge``'s first ones."""
+        """What each request of judge number ``judge`` stands for: of a second order only the first tells."""
+        return self._looks_with("auto", judge) if self.config.judge.orders == "auto" else 1.0
+
+    def _looks_with(self, orders: str, judge: int) -> float:
+        """Orders in which a pair is shown, on average."""
         config = self.config.judge
-        if config.orders != "auto":
-            return 1.0
-        if self.judges[judge].labels != "logprob":
-            return 2.0
+        if orders != "auto" or self.judges[judge].labels != "logprob":
+            return 1.0 if orders == "one" else 2.0
         seen = self.stats.orders
         if seen.questions >= _ENOUGH and seen.share_twice is not None:
             return 1 + seen.share_twice
@@ -440,7 +444,27 @@ class _Dry:
             self.notes.append(
                 "The judge is counted for every comparison; it is asked only about those whose rewards are equal."
             )
-        return Estimate(self.prompts, stages, self.budget.spent, self.config.max_cost, tuple(self.notes))
+        return Estimate(
+            self.prompts, stages, self.budget.spent, self.config.max_cost, tuple(self.notes), self._orders(stages)
+        )
+
+    def _orders(self, stages: Sequence[StageEstimate]) -> dict[str, dict[str, Any]] | None:
+        """Calls and expected USD of judging with each setting of `judge.orders`; None where pairs are not shown, or
+        where replies are there already (they are of one setting only)."""
+        judges = stages[-len(self.judges) :]
+        if not self.config.judge.shows_pairs or any(s.answered for s in judges):
+            return None
+        found = {}
+        for orders in ("one", "auto", "both"):
+            shares = [
+                self._looks_with(orders, i) / self._looks_with(self.config.judge.orders, i) for i in range(len(judges))
+            ]
+            usd = [s.online and s.online[1] * Decimal(share) for s, share in zip(judges, shares, strict=True)]
+            found[orders] = {
+                "calls": round(sum(s.calls * share for s, share in zip(judges, shares, strict=True))),
+                "usd": None if None in usd else number(total(u for u in usd if u is not None)),
+            }
+        return found
 
     def _lengths(self) -> dict[Kind, Range]:
         """Tokens of the texts that placeholders stand for."""

@@ -89,8 +89,8 @@ class JudgeConfig(Config):
         if self.both_bad and not self.ties:
             raise ValueError("both_bad is a kind of tie; set ties: true as well")
         least = {"mean": 1, "majority": 3, "veto": 2, "escalate": 2}[self.panel]
-        if len(self.models) < least:
-            raise ValueError(f"panel: {self.panel} needs at least {least} models (found {len(self.models)})")
+        if (found := len({model.model for model in self.models})) < least:
+            raise ValueError(f"panel: {self.panel} needs at least {least} different models (found {found})")
         if self.type != "pairwise":
             self._not_pairwise()
         return self

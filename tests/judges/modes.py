@@ -59,3 +59,44 @@ def reviser(request: ChatRequest) -> str | ChatReply:
         return ChatReply(text="It is too", finish_reason="length") if uniform("cut", key) < 0.05 else "It is too long."
     q = min(999, max(0, quality(request) + int(600 * (uniform("change", key) - 0.5))))
     return f"quality {q}\nrevised"
+
+
+def pair_of(request: ChatRequest) -> tuple[int, int]:
+    text = request.messages[1].content
+    first, second = re.findall(r"<response_\w+>\nquality (\d+)", text)
+    return int(first), int(second)
+
+
+def cheap(request: ChatRequest) -> str | ChatReply:
+    """Sure and right where the two are far apart, and guessing, by position, where they are near."""
+    fakes.SENT.append(request)
+    first, second = pair_of(request)
+    lean = (first - second) / 1000
+    p = 0.97 if lean > 0.3 else 0.03 if lean < -0.3 else 0.7
+    return said({"X": 0.9 * p, "Y": 0.9 * (1 - p), "The": 0.1})
+
+
+def strong(request: ChatRequest) -> str | ChatReply:
+    """Sure and right always."""
+    fakes.SENT.append(request)
+    first, second = pair_of(request)
+    p = 0.5 if first == second else 0.95 if first > second else 0.05
+    return said({"X": 0.9 * p, "Y": 0.9 * (1 - p), "The": 0.1})
+
+
+strong_too = strong
+
+
+def contrary(request: ChatRequest) -> str | ChatReply:
+    """Sure and wrong always."""
+    fakes.SENT.append(request)
+    first, second = pair_of(request)
+    return said({"X": 0.1, "Y": 0.8} if first > second else {"X": 0.8, "Y": 0.1})
+
+
+def sure_of_the_first(request: ChatRequest) -> str | ChatReply:
+    """Very sure of whatever is shown first, unless the other is far better."""
+    fakes.SENT.append(request)
+    first, second = pair_of(request)
+    p = 0.03 if second > first + 300 else 0.97
+    return said({"X": p, "Y": 1 - p})

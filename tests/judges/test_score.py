@@ -179,7 +179,7 @@ async def test_a_principle_is_drawn_for_the_prompt_so_that_scores_compare() -> N
         ({"clamp": True}, "set rationale: true"),
         ({"clamp": True, "rationale": True, "labels": "text"}, "labels: text gives none"),
         ({"both_bad": True}, "set ties: true"),
-        ({"panel": "veto"}, "at least 2 models"),
+        ({"panel": "veto"}, "at least 2 different models"),
     ],
 )
 def test_settings_that_would_do_nothing_are_refused(settings: dict[str, Any], message: str) -> None:
