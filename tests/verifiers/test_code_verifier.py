@@ -127,6 +127,14 @@ async def test_an_answer_may_take_four_times_as_long_as_the_reference(launcher: 
     assert verdict.reason == "timeout"
 
 
+async def test_tests_that_never_end_do_not_hold_up_their_own_check(launcher: Launcher) -> None:
+    verifier = verifier_of(launcher, min_seconds=0.1, max_seconds=0.5)
+    async with asyncio.timeout(10):
+        await verifier.prepare({"tests": "while add(1, 2) != 3: pass\nassert add(2, 2) == 4"})
+        with pytest.raises(TaskError):
+            await verifier.prepare({"tests": "while True: pass\nassert add(2, 2) == 4", "reference": ADD})
+
+
 async def test_tests_see_the_arguments_that_a_call_changes_if_the_reference_changes_them(launcher: Launcher) -> None:
     tests = "v = [[3, 1], 2]\ninner = v[0]\nf(v)\nassert v == [[1, 3], 2]\nassert inner == [1, 3]\nd = {1: 2}\ng(d)\n"
     tests += "assert d == {}\nfrom collections import deque\nq = deque([1])\nh(q)\nassert q == deque([1, 2])"

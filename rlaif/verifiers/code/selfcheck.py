@@ -1,7 +1,7 @@
 """A task checks itself before it judges anybody: its reference passes, twice, and answers that know nothing fail."""
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from rlaif.errors import TaskError
@@ -99,8 +99,7 @@ async def passing_without_knowledge(
         return await _passing_output(launcher, limits, task.tests, rules)
     stand_ins = [StandIn(reply) for reply in _KNOW_NOTHING.values()]
     if isinstance(task.tests, Program):
-        time_for_all = replace(limits, seconds=limits.seconds * len(stand_ins))
-        outcomes = await run_program_against(launcher, time_for_all, task.tests, stand_ins)
+        outcomes = await run_program_against(launcher, limits, task.tests, stand_ins)
     else:
         outcomes = [Outcome(total=len(task.tests.cases)) for _ in stand_ins]
         for stand_in, outcome in zip(stand_ins, outcomes, strict=True):

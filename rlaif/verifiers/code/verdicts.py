@@ -2,9 +2,10 @@
 that are code, in another sandbox that it has no way into).
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from rlaif.errors import TaskError
@@ -249,15 +250,19 @@ async def run_program_against(
     launcher: Launcher, limits: Limits, task: Program, stand_ins: Sequence[Solution]
 ) -> list[Outcome]:
     """The same tests, answered by stand-ins, one after the other in one process: no answer's code is anywhere near.
-    Raises SandboxError."""
+    Each has ``limits.seconds``. Raises SandboxError, and TaskError for tests that are none."""
     outcomes: list[Outcome] = []
+    for_all = replace(limits, seconds=limits.seconds * len(stand_ins))
     try:
-        async with _open_tests(launcher, limits, task, Rules()) as tests:
+        async with _open_tests(launcher, for_all, task, Rules()) as tests:
             for solution in stand_ins:
                 if outcomes:
                     await tests.send({"again": True})
                 outcomes.append(Outcome())
-                await judge_program(tests, solution, outcomes[-1], write_back=True)
+                async with asyncio.timeout(limits.seconds):
+                    await judge_program(tests, solution, outcomes[-1], write_back=True)
+    except TimeoutError:
+        outcomes[-1].failed("timeout", f"not done in {limits.seconds:.3g} s")
     except Ended as end:
         outcomes = outcomes or [Outcome()]
         outcomes[-1].failed(end.reason, end.detail)
