@@ -22,6 +22,9 @@ A node is exactly one of
 
 Every node has a range, known when the config is read; parts that stand for one another must have the same. A key that
 would do nothing where it stands (a ``weight`` outside of a sum) is an error.
+
+Not covered: in training, a policy may learn to leave its answer unreadable to the rule because the judge behind it is
+kinder. Put a `gate` on the form around `first_decided` where that matters, and watch the judge's share in the logs.
 """
 
 from collections.abc import Iterator

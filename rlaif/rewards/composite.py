@@ -211,7 +211,8 @@ async def _verdict(verifier: Verifier, completion: str, task: Task) -> object:
     except RlaifError:
         raise
     except Exception as error:  # noqa: BLE001 - a user's own verifier; the row is masked and counted
-        return Unverified(reason="infrastructure", detail=f"{type(error).__name__}: {error}"[:500])
+        told = f"{type(error).__name__}: {error}"[:500].encode("utf-8", "backslashreplace").decode()  # must be JSON
+        return Unverified(reason="infrastructure", detail=told)
 
 
 def _checked(verdict: object, leaf: Node) -> Reward | Unverified:

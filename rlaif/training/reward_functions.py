@@ -11,7 +11,9 @@ All verdicts are made on one event loop in a thread of its own, so any thread ma
 while the rest of the batch is generated, or the reference model runs. A column of the data set is a column of the
 task; ``prompt`` is the last user message.
 
-Not covered: several processes share no statistics; each scores its own rows.
+Call ``monitor.check(final=True)`` when training has ended: a short run is only judged then.
+
+Not covered: several processes share no statistics; each scores its own rows, and stops on its own.
 """
 
 import asyncio
@@ -158,10 +160,12 @@ class RewardFunction:
 
     def __getstate__(self) -> dict[str, Any]:
         settings = {"name": self.__name__, "waiting": self.waiting, "seconds": self.seconds}
-        return {"config": self.config, "settings": settings, "state": self.state()}
+        allowed = self.monitor.max_infrastructure
+        return {"config": self.config, "settings": settings, "state": self.state(), "max_infrastructure": allowed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        RewardFunction.__init__(self, state["config"], **state["settings"])
+        monitor = PartsMonitor(state["max_infrastructure"])  # each copy counts its own rows
+        RewardFunction.__init__(self, state["config"], **state["settings"], monitor=monitor)
         self.load_state(state["state"])
 
     def _fresh(self) -> None:

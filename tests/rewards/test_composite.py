@@ -288,6 +288,33 @@ async def test_ten_megabytes_have_every_penalty_at_no_cost() -> None:
     assert time.process_time() - began < 1
 
 
+HOSTILE = {
+    "nothing": "",
+    "binary": bytes(range(256)).decode("latin-1") * 50,
+    "lone surrogates": "\ud800\udfff" * 1000,
+    "deeply nested": "\\boxed{" * 20_000 + "1" + "}" * 20_000,
+    "one word of 10 MB": "x" * 10_000_000,
+    "10 MB of lines": "\\boxed{1}\n" * 1_000_000,
+    "a tower": "\\boxed{9^{9^{9^{9}}}}",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+async def test_no_completion_makes_a_row_anything_but_a_number_that_can_be_written(text: str) -> None:
+    tree = {"weighted_sum": [{"shaping": {"of": "math", "length": {"free": 9, "full": 99}, "repetition": {}}}, "f1"]}
+    reward = open_reward(reward_of(tree))
+    scored = await reward.score(text, {"reference": "20"})
+    assert scored.value is not None
+    assert 0.0 <= scored.value < 1.0
+    scored.model_dump_json()
+    await reward.aclose()
+
+
+async def test_an_error_that_is_no_text_can_still_be_written() -> None:
+    scored = await scripted("a", attempts=1).score("text", {"a": ValueError("\ud800")})
+    assert "ud800" in scored.model_dump_json()
+
+
 # ----------------------------------------------------------------------------------------------------- normalisation
 
 

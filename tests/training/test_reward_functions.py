@@ -300,10 +300,12 @@ def test_dropping_it_ends_its_thread_and_its_verifiers() -> None:
 
 
 def test_a_copy_or_pickle_scores_on_its_own(reward: RewardFunction) -> None:
+    reward.monitor.max_infrastructure = 0.5
     call(reward, ["1"])
     for other in (copy.deepcopy(reward), pickle.loads(pickle.dumps(reward))):
         assert other.__name__ == reward.__name__
         assert other._running is None
+        assert (other.monitor.max_infrastructure, other.monitor.rows) == (0.5, 0)
         assert call(other, ["1", "abstain"]) == [1.0, None]
         other.close()
     assert call(reward, ["0"]) == [0.0]
