@@ -50,19 +50,22 @@ _PLAIN = (type(None), bool, int, str)
 class Interpreter:
     """A pool of workers. seconds: for all calls of one answer together; what takes longer is for CPython.
 
-    Raises InputError where the wheel is not installed. Methods may be called from any thread and event loop.
+    Raises InputError where it is not installed or does not start. Methods may be called from any thread and event loop.
     """
 
     tier: Tier = "interp"
 
     def __init__(self, workers: int | None = None, *, seconds: float = 0.25, memory_mb: int = 64) -> None:
         try:
-            from pydantic_monty import Monty
+            from pydantic_monty import Monty, MontyError
         except ImportError:
             raise InputError("sandbox: tier 'interp' needs the package pydantic-monty (pip install it).") from None
         self.limits = {"max_feed_duration_secs": seconds, "max_memory": memory_mb << 20}
-        self.pool = Monty(max_processes=workers or os.cpu_count() or 1, request_timeout=seconds + 1.0)
-        self.pool.__enter__()
+        try:
+            self.pool = Monty(max_processes=workers or os.cpu_count() or 1, request_timeout=seconds + 1.0)
+            self.pool.__enter__()
+        except (OSError, MontyError) as error:
+            raise InputError(f"sandbox: tier 'interp' cannot be started ({error}).") from error
         self._open = True
 
     async def calls(self, source: str, name: str, arguments: Sequence[Sequence[Any]]) -> list[Any] | None:
