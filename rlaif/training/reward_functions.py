@@ -303,6 +303,7 @@ class _Engine:
 
     def __init__(self, reward: CompositeReward) -> None:
         self.reward, self.pid = reward, os.getpid()
+        self._starting, self._ending = threading.Lock(), False
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self._run, name="rlaif-reward", daemon=True)
         self.thread.start()
@@ -313,25 +314,30 @@ class _Engine:
         self.loop.close()
 
     def start(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
-        try:
-            return asyncio.run_coroutine_threadsafe(work, self.loop)
-        except RuntimeError:
-            work.close()
-            raise RlaifError("the reward function was closed while it started a batch.") from None
+        with self._starting:  # all that starts comes before the end, which cancels it: no future is left waiting
+            if not self._ending:
+                return asyncio.run_coroutine_threadsafe(work, self.loop)
+        work.close()
+        raise RlaifError("the reward function was closed while it started a batch.")
 
     def stop(self) -> None:
-        if self.pid != os.getpid() or not self.thread.is_alive():
+        if self.pid != os.getpid():
             return
         if threading.current_thread() is self.thread:  # dropped by the garbage collector, which runs anywhere
             threading.Thread(target=self.stop, daemon=True).start()
             return
-        ended = self.start(self._end())
+        with self._starting:
+            if self._ending:
+                return
+            self._ending = True
+            ended = asyncio.run_coroutine_threadsafe(self._end(), self.loop)
         try:
             ended.result(timeout=_STOP_SECONDS)
         except (TimeoutError, CancelledError):
             logger.warning("reward: a verifier did not stop within %g s and is left behind", _STOP_SECONDS)
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(timeout=1.0)
+        finally:
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self.thread.join(timeout=1.0)
 
     async def _end(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}

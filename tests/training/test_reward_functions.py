@@ -285,6 +285,19 @@ def test_closing_ends_a_call_that_waits_and_a_later_call_starts_again(reward: Re
     assert call(reward, ["1"]) == [1.0]
 
 
+@pytest.mark.parametrize("delay", [0.0, 0.01, 0.05, 0.1])
+def test_closing_in_the_middle_of_a_batch_leaves_nobody_waiting(delay: float) -> None:
+    function = RewardFunction(TOLD, waiting=2)
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(call, function, [f"sleep 0.0{i} 0.{j}{i}" for i in range(9)]) for j in range(2)]
+        time.sleep(delay)
+        function.close()
+        for waiting in calls:  # told, or done where it came first or after
+            error = waiting.exception(timeout=10)
+            assert error is None or "closed while it" in str(error)
+    function.close()
+
+
 def test_dropping_it_ends_its_thread_and_its_verifiers() -> None:
     gc.collect()
     Told.closed.clear()
