@@ -77,6 +77,16 @@ async def test_it_is_opened_by_name_and_tells_its_versions() -> None:
         open_verifier("math", {"several_boxes": "any"})
 
 
+async def test_plain_answers_need_no_process_and_no_sympy_here() -> None:
+    verifier = MathVerifier(MathVerifier.Options())
+    for completion, reference in ((r"\boxed{\frac12}", "0.5"), ("#### $20.00", "20"), (r"\boxed{(1, 2)}", "[1, 2]")):
+        await verifier.prepare({"reference": reference})
+        await verifier.verify(completion, {"reference": reference})
+    assert verifier._pool._server is None
+    program = "import sys, rlaif.verifiers.math; sys.exit('sympy' in sys.modules or 'math_verify' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0  # noqa: ASYNC221
+
+
 async def test_of_several_boxes_the_last_counts_or_none(shared: Pool) -> None:
     completion = r"\boxed{1} no, \boxed{2}"
     verdict = await make(shared).verify(completion, {"reference": "2"})

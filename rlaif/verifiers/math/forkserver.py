@@ -25,7 +25,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 MEMORY_MB = 1024
@@ -161,41 +161,25 @@ def _confine_files() -> list[str]:
     applied = ["limits"]
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
         return applied
-    from rlaif.verifiers.sandbox import _landlock, _linux
+    from rlaif.verifiers.sandbox import _landlock, _linux, _seccomp
 
     _linux.prctl(_linux.PR_SET_NO_NEW_PRIVS, 1)
-    version = _landlock.abi()
-    with contextlib.suppress(OSError):  # refused here (another sandbox's filter): then it is not in the list
-        if version:
-            folders = {os.path.realpath(p) for p in (*sys.path, os.path.dirname(os.__file__)) if p and os.path.isdir(p)}  # noqa: PTH112, PTH120
-            opened = [os.open(folder, os.O_PATH | os.O_CLOEXEC) for folder in folders]
-            _landlock.restrict([(fd, _landlock.READ) for fd in opened], version)
-            for fd in opened:
-                os.close(fd)
+    # A layer that is refused here (by the kernel, or by a sandbox around us) is not in the list.
+    with contextlib.suppress(OSError):
+        if version := _landlock.abi():
+            _landlock.restrict([(fd, _landlock.READ) for fd in _libraries()], version)
             applied.append(f"landlock {version}")
-    if _child_is_able_to(_filter_calls):
-        _seccomp_holds = True
+    with contextlib.suppress(OSError):
+        _linux.set_filter(_seccomp.server_filter(platform.machine(), own_tree=False))
         applied.append("seccomp")
+        _seccomp_holds = True
     return applied
 
 
-def _child_is_able_to(act: Callable[[], None]) -> bool:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            act()
-        except OSError:
-            os._exit(1)
-        os._exit(0)
-    return os.waitpid(pid, 0)[1] == 0
-
-
-def _filter_calls() -> None:
-    from rlaif.verifiers.sandbox import _linux, _seccomp
-
-    machine = platform.machine()
-    before, after = _seccomp.program(machine, threads=False, own_tree=False)
-    _linux.set_filter(before + _seccomp.own_pid(machine, os.getpid()) + after)
+def _libraries() -> list[int]:
+    """Descriptors of the folders that Python imports from; workers close them."""
+    folders = {Path(folder).resolve() for folder in [*sys.path, str(Path(os.__file__).parent)] if folder}
+    return [os.open(folder, os.O_PATH | os.O_CLOEXEC) for folder in folders if folder.is_dir()]
 
 
 def _confine_process(descriptor: int) -> None:
@@ -210,11 +194,11 @@ def _confine_process(descriptor: int) -> None:
     sys.setrecursionlimit(3000)
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
         return
-    from rlaif.verifiers.sandbox import _linux
+    from rlaif.verifiers.sandbox import _linux, _seccomp
 
     _linux.prctl(_linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() == 1:
         os._exit(1)  # the fork-server died before that
     _linux.drop_capabilities()
     if _seccomp_holds:
-        _filter_calls()
+        _linux.set_filter(_seccomp.run_filter(platform.machine(), os.getpid(), threads=False))

@@ -78,7 +78,7 @@ class Pool:
                 return answer
             # It died. Once may be an accident (the out-of-memory killer, an operator); twice alike is not.
         if signalled in (signal.SIGKILL, signal.SIGTERM, 0):
-            raise PoolError("a worker was killed twice from outside while it compared two answers.")
+            raise PoolError("two workers ended, by themselves or killed from outside, while they compared two answers.")
         return Undecidable("pred" if pred is not None else "gold", "crashed", f"the worker ended by signal {signalled}")
 
     def close(self) -> None:
