@@ -36,7 +36,9 @@ class PolicyConfig(Config):
 class JudgeConfig(Config):
     """How completions are compared.
 
-    ``type``: "pairwise" shows two and asks which is better; "score" grades each by itself, 1 to 10.
+    ``type``: "pairwise" shows two and asks which is better; "score" grades each by itself, 1 to 10; "rubric" asks of
+    each by itself, for every principle, whether it does that: yes, partly or no. ``rubric``: its criteria are the
+    "principles", or "generated" from them by the judge for each prompt.
 
     ``orders``: "both" shows each pair twice, exchanged, and averages (a position preference cancels); "one" shows it
     once in an order drawn by hash, at half the price; "auto" shows it a second time only where the first verdict's
@@ -54,7 +56,8 @@ class JudgeConfig(Config):
     last one asked decides.
     """
 
-    type: Literal["pairwise", "score"] = "pairwise"
+    type: Literal["pairwise", "score", "rubric"] = "pairwise"
+    rubric: Literal["principles", "generated"] = "principles"
     models: list[ModelRef] = Field(min_length=1)
     panel: Literal["mean", "majority", "veto", "escalate"] = "mean"
     escalate_below: float = Field(0.5, ge=0, le=1)
@@ -78,7 +81,9 @@ class JudgeConfig(Config):
     def _defaults_of_the_type(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        return {"template": values.get("type", "pairwise"), **values}
+        by_type = {"rubric": {"principles": "all" if values.get("rubric") == "generated" else "each"}}
+        mode = values.get("type", "pairwise")
+        return {"template": mode, **(by_type.get(mode, {}) if isinstance(mode, str) else {}), **values}
 
     @model_validator(mode="after")
     def _settings_that_do_something(self) -> "JudgeConfig":
@@ -93,6 +98,10 @@ class JudgeConfig(Config):
             raise ValueError(f"panel: {self.panel} needs at least {least} different models (found {found})")
         if self.type != "pairwise":
             self._not_pairwise()
+        if self.type == "rubric" and self.principles == "sample":
+            raise ValueError("type: rubric answers for every principle; set principles: each, or all (in one call)")
+        if self.rubric == "generated" and (self.type, self.principles) != ("rubric", "all"):
+            raise ValueError("rubric: generated is for type: rubric with principles: all (the criteria in one call)")
         return self
 
     def _not_pairwise(self) -> None:
@@ -108,7 +117,7 @@ class JudgeConfig(Config):
     @property
     def pointwise(self) -> bool:
         """Whether each completion is judged by itself."""
-        return self.type in ("score",)
+        return self.type in ("score", "rubric")
 
 
 _PAIRWISE: dict[str, Any] = {"orders": "both", "clamp": False, "ties": False, "both_bad": False}

@@ -4,6 +4,7 @@ One file a mode, all with the same rows:
 
     pairwise    two are shown, which is better?            in both orders, in one, or in a second where it is unsure
     score       one is shown, how good is it, 1 to 10?     the expectation over the grades' probabilities
+    rubric      one is shown, does it do each thing?       yes, partly or no, weighted
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from rlaif.constitution import applies, draw_principle
 from rlaif.judges.ask import How
 from rlaif.judges.pairwise import PairwiseJudge
 from rlaif.judges.program import judge_by_check
+from rlaif.judges.rubric import RubricJudge
 from rlaif.judges.score import ScoreJudge
 from rlaif.panel import PROGRAM, is_clear
 from rlaif.templates import Template
@@ -41,6 +43,7 @@ class Judge(Protocol):
 MODES: dict[str, Callable[[Client, JudgeConfig, How], Judge]] = {
     "pairwise": PairwiseJudge,
     "score": ScoreJudge,
+    "rubric": RubricJudge,
 }
 
 
@@ -86,7 +89,8 @@ async def _judge(
     config = judges[0].config
     checked = [p for p in principles if p.check]
     asked = [p for p in principles if not p.check]
-    questions: list[list[Principle]] = [[p] for p in asked] if config.principles == "each" else [asked] if asked else []
+    apart = config.principles == "each" and config.type != "rubric"  # a rubric adds the answers up itself
+    questions: list[list[Principle]] = [[p] for p in asked] if apart else [asked] if asked else []
     found = [judge_by_check(comparison, p) for comparison in comparisons for p in checked]
     weights = {p.id: p.weight for p in principles}
     in_turn = [[judge] for judge in judges] if config.panel == "escalate" else [judges]

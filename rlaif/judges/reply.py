@@ -141,9 +141,12 @@ def read_label(reply: ChatReply, offered: Collection[str], form: Form) -> Said |
         return Unjudged(reason="unparseable", detail="the reply is empty")
     readers = {"label": _read_label, "rationale": _read_rationale, "json": _read_json}
     result = readers[form](text, offered)
-    if isinstance(result, Unjudged) and _REFUSAL.match(text):
-        return Unjudged(reason="refused", detail=_excerpt(text))
-    return result
+    return (refused(text) or result) if isinstance(result, Unjudged) else result
+
+
+def refused(text: str) -> Unjudged | None:
+    """Unjudged if the text begins as refusals do."""
+    return Unjudged(reason="refused", detail=_excerpt(text)) if _REFUSAL.match(text) else None
 
 
 def unfinished(reply: ChatReply) -> Unjudged | None:

@@ -100,3 +100,21 @@ def sure_of_the_first(request: ChatRequest) -> str | ChatReply:
     first, second = pair_of(request)
     p = 0.03 if second > first + 300 else 0.97
     return said({"X": p, "Y": 1 - p})
+
+
+def rubric(request: ChatRequest) -> str | ChatReply:
+    """Criterion "above N?": yes or no by the response's quality."""
+    fakes.SENT.append(request)
+    system = request.messages[0].content
+    if system.startswith("You write the criteria"):
+        return "- above 300?\n- above 600?"
+    met = [quality(request) >= int(n) for n in re.findall(r"above (\d+)\?", system)]
+    if names := re.findall(r"^- (\w+): above", system, re.MULTILINE):
+        return "\n".join(f"{name}: {'yes' if m else 'no'}" for name, m in zip(names, met, strict=True))
+    if request.top_logprobs is not None:
+        return said({"X": 0.8, "Y": 0.1} if met[0] else {"Y": 0.8, "X": 0.1})
+    return "X" if met[0] else "Y"
+
+
+def rubric_with_rubbish(request: ChatRequest) -> str | ChatReply:
+    return rubbish(request, rubric(request))
