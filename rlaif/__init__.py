@@ -16,27 +16,36 @@ if TYPE_CHECKING:
     from rlaif.constitution import load_constitution
     from rlaif.generation import GenerateResult, generate
     from rlaif.training import TrainResult, train_dpo
+    from rlaif.training.reward_functions import RewardFunction
+    from rlaif.verification import verify_file
+    from rlaif.verifiers import open_verifier
 
 __version__ = "0.1.0"
 
 _HOME = {
     "GenerateConfig": "rlaif.config.generate",
     "GenerateResult": "rlaif.generation",
+    "RewardFunction": "rlaif.training.reward_functions",
     "TrainDPOConfig": "rlaif.config.train",
     "TrainResult": "rlaif.training",
     "generate": "rlaif.generation",
     "load_constitution": "rlaif.constitution",
+    "open_verifier": "rlaif.verifiers",
     "train_dpo": "rlaif.training",
+    "verify_file": "rlaif.verification",
 }
 __all__ = [
     "GenerateConfig",
     "GenerateResult",
+    "RewardFunction",
     "TrainDPOConfig",
     "TrainResult",
     "__version__",
     "generate",
     "load_constitution",
+    "open_verifier",
     "train_dpo",
+    "verify_file",
 ]
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ("torch", "transformers", "trl", "vllm", "openai", "anthropic", "datasets", "peft", "accelerate", "pyarrow")
+SDKS = ("openai", "anthropic", "vllm")
+HEAVY = (*SDKS, "torch", "transformers", "trl", "datasets", "peft", "accelerate", "pyarrow", "sympy")
 
 
 def loaded_after(code: str) -> set[str]:
@@ -27,6 +28,8 @@ def loaded_after(code: str) -> set[str]:
         "from rlaif.cli import main; main(['train', '--help'])",
         "from rlaif.cli import main; main(['constitution', 'lint', 'brief'])",
         "import rlaif.types, rlaif.pairing, rlaif.judges, rlaif.training, rlaif.engine",
+        "from rlaif.cli import main; main(['verify', '--help'])",
+        "import rlaif.rewards, rlaif.verifiers.math, rlaif.verifiers.code, rlaif.verifiers.instructions",
     ],
 )
 def test_nothing_heavy_is_imported(code: str) -> None:
