@@ -38,7 +38,8 @@ class JudgeConfig(Config):
 
     ``type``: "pairwise" shows two and asks which is better; "score" grades each by itself, 1 to 10; "rubric" asks of
     each by itself, for every principle, whether it does that: yes, partly or no. ``rubric``: its criteria are the
-    "principles", or "generated" from them by the judge for each prompt.
+    "principles", or "generated" from them by the judge for each prompt. "ranking" puts up to ``group`` into order at
+    once, each group shown in two opposite orders, ``rounds`` times.
 
     ``orders``: "both" shows each pair twice, exchanged, and averages (a position preference cancels); "one" shows it
     once in an order drawn by hash, at half the price; "auto" shows it a second time only where the first verdict's
@@ -56,8 +57,10 @@ class JudgeConfig(Config):
     last one asked decides.
     """
 
-    type: Literal["pairwise", "score", "rubric"] = "pairwise"
+    type: Literal["pairwise", "score", "rubric", "ranking"] = "pairwise"
     rubric: Literal["principles", "generated"] = "principles"
+    group: int = Field(8, ge=2, le=26)
+    rounds: int = Field(1, ge=1, le=16)  # of a tournament, where there are more completions than a group: better 3
     models: list[ModelRef] = Field(min_length=1)
     panel: Literal["mean", "majority", "veto", "escalate"] = "mean"
     escalate_below: float = Field(0.5, ge=0, le=1)
@@ -98,6 +101,8 @@ class JudgeConfig(Config):
             raise ValueError(f"panel: {self.panel} needs at least {least} different models (found {found})")
         if self.type != "pairwise":
             self._not_pairwise()
+        if self.type == "ranking" and self.labels == "logprob":
+            raise ValueError("type: ranking is read from text or JSON; set labels: text, json or auto")
         if self.type == "rubric" and self.principles == "sample":
             raise ValueError("type: rubric answers for every principle; set principles: each, or all (in one call)")
         if self.rubric == "generated" and (self.type, self.principles) != ("rubric", "all"):
@@ -198,6 +203,7 @@ class GenerateConfig(Config):
         comparisons += min(self.revision.drafts, samples) if self.revision else 0
         looks = (comparisons if self.policy.model else 1) * (2 if self.judge.orders == "both" else 1)
         looks = samples if self.judge.pointwise else looks
+        looks = 2 * -(-samples // self.judge.group) if self.judge.type == "ranking" else looks
         fill = [-(-self.policy.model.requests_at_once // samples)] if self.policy.model else []
         fill += [-(-model.requests_at_once // looks) for model in self.judge.models]
         return max(self.prompts_in_flight, *fill)

@@ -4,6 +4,7 @@ One file a mode, all with the same rows:
 
     pairwise    two are shown, which is better?            in both orders, in one, or in a second where it is unsure
     score       one is shown, how good is it, 1 to 10?     the expectation over the grades' probabilities
+    ranking     several are shown, in which order?         in opposite orders; a tournament where they are many
     rubric      one is shown, does it do each thing?       yes, partly or no, weighted
 """
 
@@ -17,6 +18,7 @@ from rlaif.constitution import applies, draw_principle
 from rlaif.judges.ask import How
 from rlaif.judges.pairwise import PairwiseJudge
 from rlaif.judges.program import judge_by_check
+from rlaif.judges.ranking import RankingJudge
 from rlaif.judges.rubric import RubricJudge
 from rlaif.judges.score import ScoreJudge
 from rlaif.panel import PROGRAM, is_clear
@@ -44,6 +46,7 @@ MODES: dict[str, Callable[[Client, JudgeConfig, How], Judge]] = {
     "pairwise": PairwiseJudge,
     "score": ScoreJudge,
     "rubric": RubricJudge,
+    "ranking": RankingJudge,
 }
 
 

@@ -118,3 +118,19 @@ def rubric(request: ChatRequest) -> str | ChatReply:
 
 def rubric_with_rubbish(request: ChatRequest) -> str | ChatReply:
     return rubbish(request, rubric(request))
+
+
+def ranking(request: ChatRequest) -> str:
+    fakes.SENT.append(request)
+    found = re.findall(r"<response_(\w+)>\nquality (\d+)", request.messages[1].content)
+    return " > ".join(name for name, _ in sorted(found, key=lambda item: -int(item[1])))
+
+
+def ranking_with_rubbish(request: ChatRequest) -> str | ChatReply:
+    return rubbish(request, ranking(request))
+
+
+def ranking_as_shown(request: ChatRequest) -> str:
+    """Prefers what stands first, whatever it is."""
+    fakes.SENT.append(request)
+    return " > ".join(re.findall(r"<response_(\w+)>\nquality", request.messages[1].content))
