@@ -20,6 +20,7 @@ _COMMANDS = {
     "batch": ("rlaif.cli.batch:batch", "List, cancel and resume the batches of a run."),
     "judge": ("rlaif.cli.judge:judge", "How good a judge is: its card, figures of recorded verdicts."),
     "verify": ("rlaif.cli.verify:verify", "Rewards that a program decides: math, code, instructions, ..."),
+    "data": ("rlaif.cli.data:data", "What is wrong with preference data before training on it."),
     "train": ("rlaif.cli.train:train", "Tune a model on preference data."),
     "constitution": ("rlaif.cli.constitution:constitution", "Check, show and import constitutions."),
     "report": ("rlaif.cli.report:report", "A run as one HTML file."),

@@ -228,7 +228,7 @@ def test_a_file_holds_one_format(tmp_path: Path) -> None:
     [
         ("none.jsonl", None, "no such file"),
         ("empty.jsonl", b"\n\n", "no rows"),
-        ("a.csv", b"prompt,chosen\n", "not a preference file"),
+        ("a.xlsx", b"prompt,chosen\n", "not a preference file"),
         ("a.json", b'{"prompt": 1}', "expected a list of rows, found an object"),
         ("b.json", b'{"a": 1}\n{"a": 2}', "name it .jsonl"),
         ("a.jsonl", b'\xff\xfe{"a": 1}', "a.jsonl:1: not valid JSON (not UTF-8)"),

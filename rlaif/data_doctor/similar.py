@@ -1,0 +1,124 @@
+"""Which texts are the same, nearly the same, or hold a passage of another: by hashes, so that no text is kept.
+
+Near-duplicates: bottom-k sketches (Broder 1997, "On the resemblance and containment of documents"): of a text's hashed
+word 5-grams the 64 smallest. Two sketches estimate the Jaccard resemblance of the two sets of n-grams (exactly, where
+both have at most 64). Texts are compared when they share one of their 4 smallest hashes: of two with a resemblance of
+0.8 that misses about one pair in 600.
+
+Passages: 13-grams of words, as in the decontamination of GPT-3 (Brown et al. 2020, appendix C).
+"""
+
+import re
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+
+SHINGLE = 5  # words
+SKETCH = 64  # hashes kept of each text, 4 bytes each
+KEYS = 4  # of these, how many find candidates
+RESEMBLANCE = 0.8
+MIN_SHINGLES = 10  # a shorter text is like too many others
+NEIGHBOURS = 20  # compared with each, where many texts share a hash (boilerplate)
+
+# Scripts without spaces: each letter is a word (as in rlaif.checks).
+_UNSPACED = "\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+
+
+def words(text: str) -> list[str]:
+    """Runs of letters and digits, in small letters."""
+    return _WORD.findall(text.lower())
+
+
+def text_hash(*texts: str) -> int:
+    """64 bits of the texts."""
+    sha = blake2b(digest_size=8)
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        sha.update(len(data).to_bytes(8, "little") + data)
+    return int.from_bytes(sha.digest(), "little")
+
+
+def gram_hashes(tokens: Sequence[str], n: int, size: int = 8) -> Iterator[int]:
+    """The hash, of ``size`` bytes, of each run of ``n`` words."""
+    for i in range(len(tokens) - n + 1):
+        data = " ".join(tokens[i : i + n]).encode("utf-8", "surrogatepass")
+        yield int.from_bytes(blake2b(data, digest_size=size).digest(), "little")
+
+
+class Sketches:
+    """The sketches of many texts; `groups` finds those that resemble one another."""
+
+    def __init__(self) -> None:
+        self._hashes = array("I")
+        self._ends = array("Q", [0])
+
+    def add(self, *texts: Sequence[str]) -> None:
+        """A document: the n-grams of all ``texts`` (lists of words) together, in any order."""
+        shingles = {h for tokens in texts for h in gram_hashes(tokens, SHINGLE, size=4)}
+        if len(shingles) >= MIN_SHINGLES:
+            self._hashes.extend(sorted(shingles)[:SKETCH])
+        self._ends.append(len(self._hashes))
+
+    def groups(self, use: Sequence[int]) -> list[list[int]]:
+        """Of the documents ``use`` (by number), those that resemble one another, in groups of two and more."""
+        holders: defaultdict[int, list[int]] = defaultdict(list)
+        for document in use:
+            for key in self._of(document)[:KEYS]:
+                holders[key].append(document)
+        parents = _Union()
+        for documents in holders.values():
+            # Sorted by content, so that which are compared does not depend on the order of the rows.
+            documents.sort(key=self._of)
+            for i, one in enumerate(documents):
+                for other in documents[i + 1 : i + 1 + NEIGHBOURS]:
+                    if parents.root(one) != parents.root(other) and self._alike(one, other):
+                        parents.join(one, other)
+        return parents.groups()
+
+    def _of(self, document: int) -> "array[int]":
+        return self._hashes[self._ends[document] : self._ends[document + 1]]
+
+    def _alike(self, one: int, other: int) -> bool:
+        a, b = set(self._of(one)), set(self._of(other))
+        smallest = sorted(a | b)[:SKETCH]
+        return sum(h in a and h in b for h in smallest) >= RESEMBLANCE * len(smallest)
+
+
+class _Union:
+    def __init__(self) -> None:
+        self._parents: dict[int, int] = {}
+
+    def root(self, item: int) -> int:
+        while (parent := self._parents.get(item, item)) != item:
+            self._parents[item] = self._parents.get(parent, parent)
+            item = parent
+        return item
+
+    def join(self, one: int, other: int) -> None:
+        first, second = sorted((self.root(one), self.root(other)))
+        self._parents[second] = first
+
+    def groups(self) -> list[list[int]]:
+        found: defaultdict[int, list[int]] = defaultdict(list)
+        for item in self._parents:
+            found[self.root(item)].append(item)
+        return [sorted({root, *items}) for root, items in found.items()]
+
+
+class Passages:
+    """The n-grams of a benchmark's texts, to look for in others."""
+
+    def __init__(self, texts: Iterable[str], n: int) -> None:
+        self._n = n
+        self._grams: set[int] = set()
+        self.texts = self.short = 0
+        for text in texts:
+            tokens = words(text)
+            self.texts += 1
+            self.short += len(tokens) < n
+            self._grams.update(gram_hashes(tokens, n))
+
+    def found_in(self, tokens: Sequence[str]) -> bool:
+        return bool(self._grams) and any(h in self._grams for h in gram_hashes(tokens, self._n))
