@@ -93,8 +93,18 @@ def tell_estimate(estimate: Estimate) -> None:
     table(header, rows, left=2)
     if estimate.spent:
         click.echo(f"{dollars(estimate.spent)} were spent in earlier sessions.")
-    for note in (*estimate.notes, *_budget(estimate), METHOD):
+    for note in (*_orders(estimate), *estimate.notes, *_budget(estimate), METHOD):
         click.echo(note)
+
+
+def _orders(estimate: Estimate) -> list[str]:
+    """What judging would take with each setting of `judge.orders`."""
+    found = [
+        f"{orders} {'about ' if orders == 'auto' else ''}{price['calls']:,} calls"
+        + ("" if price["usd"] is None else f" ({dollars(Decimal(str(price['usd'])))})")
+        for orders, price in (estimate.orders or {}).items()
+    ]
+    return [f"judge.orders: {', '.join(found)}."] if found else []
 
 
 def _money(online: tuple[Decimal, Decimal, Decimal] | None, batch: tuple[Decimal, Decimal, Decimal] | None) -> Row:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from rlaif.cli.cost import tell_estimate
 from rlaif.clients.scripted import Script, ScriptedClient
 from rlaif.config.generate import JudgeConfig, PairingConfig
 from rlaif.estimate import estimate
@@ -87,7 +88,7 @@ def test_the_audit_finds_what_a_judge_that_prefers_a_position_costs(tmp_path: Pa
     assert found["loss_of_agreement"] > 0.1
 
 
-def test_the_dry_run_counts_the_second_looks_it_expects(tmp_path: Path) -> None:
+def test_the_dry_run_counts_the_second_looks_it_expects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     running.write_prompts(tmp_path, PROMPTS)
     planned = estimate(running.config(tmp_path, **settings("cheap", audit=0.1)))
     (calls,) = [s.calls for s in planned.stages if s.stage == "judge"]
@@ -95,6 +96,8 @@ def test_the_dry_run_counts_the_second_looks_it_expects(tmp_path: Path) -> None:
     assert planned.report()["orders"]["one"]["calls"] == 120
     assert planned.report()["orders"]["auto"]["calls"] == calls
     assert planned.report()["orders"]["both"]["calls"] == 240
+    tell_estimate(planned)
+    assert f"judge.orders: one 120 calls ($0.00), auto about {calls} calls" in capsys.readouterr().out
     run(tmp_path, **settings("cheap", audit=0.1))
     after = estimate(running.config(tmp_path, **settings("cheap", audit=0.1)))
     assert sum(s.answered for s in after.stages) == sum(s.calls for s in after.stages) == len(fakes.SENT)
