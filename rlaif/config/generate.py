@@ -101,8 +101,8 @@ class JudgeConfig(Config):
             raise ValueError(f"panel: {self.panel} needs at least {least} different models (found {found})")
         if self.type != "pairwise":
             self._not_pairwise()
-        if self.type == "ranking" and self.labels == "logprob":
-            raise ValueError("type: ranking is read from text or JSON; set labels: text, json or auto")
+        if self.many_answers and self.labels == "logprob":
+            raise ValueError(f"a reply of type: {self.type} holds many answers and is text or JSON; set labels: auto")
         if self.type == "rubric" and self.principles == "sample":
             raise ValueError("type: rubric answers for every principle; set principles: each, or all (in one call)")
         if self.rubric == "generated" and (self.type, self.principles) != ("rubric", "all"):
@@ -118,6 +118,11 @@ class JudgeConfig(Config):
     def shows_pairs(self) -> bool:
         """Whether each comparison is asked about by itself."""
         return self.type == "pairwise"
+
+    @property
+    def many_answers(self) -> bool:
+        """Whether a reply holds more than one label, which the probabilities of one token cannot tell."""
+        return self.type == "ranking" or (self.type == "rubric" and self.principles == "all")
 
     @property
     def pointwise(self) -> bool:

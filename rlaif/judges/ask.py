@@ -142,6 +142,8 @@ async def resolve_labels(client: Client, config: JudgeConfig) -> How:
     """What ``labels: auto`` means for this model: asks it once where nothing else can tell."""
     if config.labels != "auto":
         return config.labels
+    if config.many_answers:
+        return "text"
     if client.capabilities.logprobs is not None:
         return "logprob" if client.capabilities.logprobs else "text"
     try:

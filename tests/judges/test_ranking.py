@@ -169,7 +169,6 @@ def test_no_label_of_a_judge_with_known_truth_is_wrong(tmp_path: Path, script: s
             "type": "ranking",
             "models": [f"scripted:tests.judges.modes:{script}"],
             "ties": False,
-            "labels": "text",
             "rounds": rounds,
         },
         "max_unjudged": 1.0,
@@ -199,7 +198,7 @@ def test_a_judge_that_prefers_places_gives_no_pairs(tmp_path: Path) -> None:
 
 
 def test_label_probabilities_cannot_rank() -> None:
-    with pytest.raises(ValidationError, match="read from text or JSON"):
+    with pytest.raises(ValidationError, match="text or JSON"):
         JudgeConfig.model_validate({"models": ["openai:x"], "type": "ranking", "labels": "logprob"})
 
 
