@@ -249,8 +249,12 @@ def _named(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 _COLUMNS_READ = ("prompt", "chosen", "rejected", "prob_chosen", "margin", "source")
 
+_PAIRED = (("_a", "_b"), ("_1", "_2"), ("1", "2"), (" 1", " 2"))
+
 # Columns that show what a data set is when it is none of preferences: the first that match.
+_TWO_ANSWERS = "comparisons in columns of their own; name the better answer chosen and the other one rejected"
 _KINDS: tuple[tuple[tuple[str, ...], str], ...] = (
+    *(((f"{name}{a}", f"{name}{b}"), _TWO_ANSWERS) for name in ("response", "answer", "output") for a, b in _PAIRED),
     (("prompt", "a", "b"), "labelled comparisons, the format of `rlaif judge check`"),
     (("prompt", "completions", "labels"), "stepwise supervision (completions with a label for each step)"),
     (("prompt", "completion", "label"), "unpaired preferences (one completion and a label, as for KTO)"),

@@ -47,7 +47,7 @@ _IBAN = {
         "PS29PT25QA29RO24RS22SA24SE24SI19SK24SM27TN24TR26UA29VA22VG24XK20",
     )
 }
-_DOCUMENTATION = ("example.com", "example.org", "example.net", ".example", ".test", ".invalid", ".localhost")
+_DOCUMENTATION = ("example.com", "example.org", "example.net", ".example", ".test", ".invalid", ".local", ".localhost")
 _RESOLVERS = ("8.8.8.8", "8.8.4.4", "1.1.1.1", "1.0.0.1", "9.9.9.9")
 
 
