@@ -229,6 +229,17 @@ async def test_tests_may_import_the_answer_as_a_module(launcher: Launcher, tests
     assert verdict.value == 0.0
 
 
+@pytest.mark.parametrize("name", ["sum", "gcd"])
+async def test_a_function_under_test_may_have_the_name_of_a_known_one(name: str, launcher: Launcher) -> None:
+    verifier = verifier_of(launcher)
+    row = {"tests": [f"assert {name}(10, 15) == 6", f"assert {name}(4, 6) == 3"]}
+    right = f"def {name}(a, b):\n    return {{10: 6, 4: 3}}[a]"
+    assert await verifier.verify(right, row) == Reward(value=1.0)
+    other = await verifier.verify("def other(a, b):\n    return 6", row)
+    assert isinstance(other, Reward)
+    assert other.value == 0.0
+
+
 async def test_entry_points_may_be_methods(launcher: Launcher) -> None:
     verifier = verifier_of(launcher)
     answer = "class Solution:\n    def add(self, a, b):\n        return a + b\n"

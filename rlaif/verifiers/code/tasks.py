@@ -271,6 +271,9 @@ def _program(
     check = any(_checks(tree) for tree in trees)
     if check and "check" in theirs - asked:
         remote.append("check")  # a function under test that has the name of the tests' own
+    if not remote and len(names := _called_by_every_assert(trees)) == 1:
+        remote = sorted(names)  # a function under test that has the name of a known one: gcd, sum
+        imports = [line for line in imports if line.split()[-1] not in names]
     if not remote:
         raise TaskError("the tests use nothing that an answer defines; give `entry_point`, the name of the function.")
     if not any(_can_fail(node) for tree in trees for node in ast.walk(tree)):
@@ -351,6 +354,14 @@ def _free(trees: Iterable[ast.Module]) -> set[str]:
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             bound.add(node.name)
     return used - bound
+
+
+def _called_by_every_assert(trees: Iterable[ast.Module]) -> set[str]:
+    asserts = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+    calls = [
+        {n.func.id for n in ast.walk(a) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)} for a in asserts
+    ]
+    return set.intersection(*calls) if calls else set()
 
 
 def _checks(tree: ast.Module) -> bool:
