@@ -116,6 +116,8 @@ def test_other_boxes_are_told() -> None:
         (r"Thus \boxed{\frac12}", r"\frac12"),
         ("She eats 3.\n#### 20", "20"),
         ("#### 5,000", "5,000"),
+        ("She sells 9 for $2.\nA: 18", "18"),
+        ("A: 18", "A: 18"),
         ("$1331$ and $1728$", "$1331$ and $1728$"),
     ],
 )

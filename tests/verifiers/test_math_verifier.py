@@ -224,7 +224,20 @@ async def test_ten_megabytes_are_judged(verifier: MathVerifier) -> None:
 
 @pytest.mark.parametrize(
     "reference",
-    [None, "", "  ", r"\boxed{}", "...", 3.5j, "9" * 5000, r"2\cdot", r"x + 9^{9^9}", r"\frac{1}{", "9^{9^{9^9}}x"],
+    [
+        None,
+        "",
+        "  ",
+        r"\boxed{}",
+        "...",
+        3.5j,
+        "9" * 5000,
+        r"2\cdot",
+        r"x + 9^{9^9}",
+        r"\frac{1}{",
+        "9^{9^{9^9}}x",
+        "He runs 9 miles.\nThen 3 more.",
+    ],
 )
 async def test_a_task_without_a_usable_reference_is_told_when_loaded(verifier: MathVerifier, reference: Any) -> None:
     with pytest.raises(TaskError, match="reference"):

@@ -32,7 +32,7 @@ from rlaif.config.base import Config
 from rlaif.errors import InputError, TaskError
 from rlaif.types import Reward, RewardReason, Unverified
 from rlaif.verifiers.base import Task
-from rlaif.verifiers.math.answers import Answer, Expr, Number, Quantity, leaves_of
+from rlaif.verifiers.math.answers import Answer, Expr, Number, Quantity, Text, leaves_of
 from rlaif.verifiers.math.compare import Exactly, Undecided, equal
 from rlaif.verifiers.math.extract import FORMS, Extracted, Form, extract, reference_answer
 from rlaif.verifiers.math.fold import clean, fold
@@ -163,9 +163,12 @@ def _reference(task: Task) -> str:
 @lru_cache(maxsize=4096)
 def _gold(gold: str) -> Answer:
     try:
-        return parse(gold)
+        answer = parse(gold)
     except (Unreadable, TooComplex) as error:
         raise TaskError(_no_use(gold, str(error))) from None
+    if isinstance(answer, Text) and "\n" in gold.strip():
+        raise TaskError(_no_use(gold, "it is a text of several lines, not an answer"))
+    return answer
 
 
 def _no_use(gold: str, why: str) -> str:

@@ -238,9 +238,16 @@ def _last(text: str, characters: int) -> str:
 _FINDERS = {"hash": _after_hashes, "phrase": _after_phrase, "bare": _bare, "conclusion": _conclusion}
 
 
+_LAST_LINE = re.compile(r"\n[ \t]*(?:A|Answer|Final answer)[ \t]*:[ \t]*([^\n]+)\s*\Z")
+
+
 def reference_answer(reference: str) -> str:
-    """The answer a reference holds: its last box, what follows ``####`` in a GSM8K solution, or all of it."""
+    """The answer a reference holds: its last box; of a written solution what follows ``####``, or "A:" in the last
+    line; or all of it."""
     if boxes := boxed(reference):
         return boxes[-1]
     _, hashes, after = reference.rpartition("####")
-    return after if hashes else reference
+    if hashes:
+        return after
+    last = _LAST_LINE.search(reference)
+    return last[1] if last else reference
