@@ -87,6 +87,8 @@ def golden() -> tuple[list[Any], dict[str, list[int]]]:
     bad("schema", '{"prompt": "cut off')
     bad("mixed_format", {k: [{"role": "user", "content": v}] for k, v in new().items()})
     bad("identical", new(chosen="The same words.", rejected="The same words."))
+    expected["identical"] += [len(rows) + 1]
+    rows.append(new(chosen="The same words.", rejected=" The same words.\n"))
     bad("empty_answer", new(chosen=" \n"))
     bad("no_prompt", new(prompt=""))
     bad("duplicate", rows[4])
@@ -101,6 +103,10 @@ def golden() -> tuple[list[Any], dict[str, list[int]]]:
     first = new()
     bad("both_roles", first, new(prompt=first["prompt"], rejected=first["chosen"]))
     expected["both_roles"] = [len(rows) - 1, len(rows)]
+    first = new()
+    a, b, c = first["chosen"], first["rejected"], sentences("third", 4)
+    bad("circle", first, {**first, "chosen": b, "rejected": c}, {**first, "chosen": c, "rejected": a})
+    expected["circle"] = [len(rows) - 2, len(rows) - 1, len(rows)]
     bad("repeated_prompt", new(prompt=CLEAN[7]["prompt"]))
     bad("secret", new(chosen=f"{sentences('secret', 4)} Use {KEY} there."))
     bad("personal", new(rejected=f"{sentences('mail', 4)} Write to jane.doe@gmail.com today."))
@@ -132,7 +138,7 @@ def test_each_problem_is_found_where_it_is_and_nothing_else(tmp_path: Path, benc
     order = [f.severity for f in report.findings]
     assert order == sorted(order, key=["error", "warning", "note"].index)
     assert report.rows == len(rows)
-    assert report.pairs == len(rows) - 4  # no JSON, identical, empty, no prompt
+    assert report.pairs == len(rows) - 5  # no JSON, identical twice, empty, no prompt
     assert not report.ok()
 
 
@@ -319,6 +325,32 @@ def test_a_dialogue_as_one_text_is_judged_by_its_last_turn(tmp_path: Path) -> No
     }
     report = examine(write(tmp_path / "a.jsonl", [row]))
     assert report.figures["refusals"]["chosen_share"] == 1.0
+
+
+def test_only_rows_that_are_part_of_a_circle_are_told(tmp_path: Path) -> None:
+    texts = {name: sentences(f"answer {name}", 4) for name in "abcdef"}
+    prefers = ["ab", "bc", "ca", "cd", "de", "df", "ef"]  # a circle, and a ranking that hangs on it
+    rows = [{"prompt": "Why?", "chosen": texts[xy[0]], "rejected": texts[xy[1]]} for xy in prefers]
+    assert found(examine(write(tmp_path / "a.jsonl", rows))) == {
+        "circle": [1, 2, 3],
+        "both_roles": [4, 5, 6, 7],
+    }
+
+
+def test_the_card_holds_the_summary_once(tmp_path: Path) -> None:
+    run_folder = tmp_path / "run"
+    (run_folder / "data").mkdir(parents=True)
+    card = run_folder / "data" / "README.md"
+    card.write_text("# Pairs\n")
+    write(run_folder / "pairs.jsonl", [*CLEAN, CLEAN[0]])
+    assert run(str(run_folder), "--card").exit_code == 0
+    once = card.read_text()
+    assert once.startswith("# Pairs\n\n")
+    assert "| warning | 1 | 2.4% | repeat an earlier row |" in once
+    assert run(str(run_folder), "--card").exit_code == 0
+    assert card.read_text() == once
+    with pytest.raises(InputError, match="no card"):
+        rlaif.main(["data", "doctor", str(run_folder / "pairs.jsonl"), "--card"], standalone_mode=False)
 
 
 def run(*arguments: str) -> Any:

@@ -30,6 +30,7 @@ def data() -> None:
 @click.option("--max-words", type=click.IntRange(min=1), help="What is a long row (default: 1500).")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first that many rows.")
 @click.option("--strict", is_flag=True, help="Exit with 3 where there are warnings, too.")
+@click.option("--card", is_flag=True, help="Write the summary into the card of the data set (data/README.md).")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.pass_context
 def doctor(
@@ -40,6 +41,7 @@ def doctor(
     max_words: int | None,
     limit: int | None,
     strict: bool,
+    card: bool,
     as_json: bool,
 ) -> None:
     """What is wrong with the preference data of PATH before it is trained on.
@@ -53,9 +55,13 @@ def doctor(
       rlaif data doctor pairs.jsonl.gz --against gsm8k_test.jsonl --strict
     """
     from rlaif.data_doctor import examine
+    from rlaif.data_doctor.card import card_of, write_section
     from rlaif.data_doctor.examine import GRAM, MAX_WORDS
 
+    readme = card_of(path) if card else None
     report = examine(path, against=against, limit=limit, gram=ngram or GRAM, max_words=max_words or MAX_WORDS)
+    if readme is not None:
+        write_section(report, readme)
     ok = report.ok(strict=strict)
     if as_json:
         click.echo(json.dumps({"ok": ok, **report.model_dump(mode="json")}, indent=2, ensure_ascii=False))

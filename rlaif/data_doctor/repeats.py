@@ -1,7 +1,8 @@
 """The same or nearly the same prompts, answers and pairs."""
 
 from array import array
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlaif.data_doctor.report import Finding, Tally
@@ -32,9 +33,8 @@ class Repeats:
         return {"distinct_prompts": len(set(self._prompts))}
 
     def _tallies(self) -> dict[str, Tally]:
-        """Each row counts under the first kind that holds of it."""
-        kinds = ("duplicate", "contradiction", "both_roles", "repeated_prompt", "near_duplicate", "near_prompt")
-        tallies = {kind: Tally() for kind in kinds}
+        """A row that counts under one of the first four kinds counts under none that follows."""
+        tallies: defaultdict[str, Tally] = defaultdict(Tally)
         rows: list[int] = []
         seen: set[int] = set()
         for i, pair in enumerate(self._keys(self._prompts, self._chosen, self._rejected)):
@@ -44,6 +44,7 @@ class Repeats:
                 seen.add(pair)
                 rows.append(i)
         rows = self._contradictions(rows, seen, tallies["contradiction"])
+        rows = self._circles(rows, tallies["circle"])
         rows = self._both_roles(rows, tallies["both_roles"])
         first: dict[int, int] = {}
         for i in rows:
@@ -57,6 +58,17 @@ class Repeats:
         rest = []
         for i in rows:
             if hash((self._prompts[i], self._rejected[i], self._chosen[i])) in pairs:
+                tally.add(self._numbers[i])
+            else:
+                rest.append(i)
+        return rest
+
+    def _circles(self, rows: list[int], tally: Tally) -> list[int]:
+        edges = [(hash((self._prompts[i], self._chosen[i])), hash((self._prompts[i], self._rejected[i]))) for i in rows]
+        part = _components(edges)
+        rest = []
+        for i, (chosen, rejected) in zip(rows, edges, strict=True):
+            if part[chosen] == part[rejected]:
                 tally.add(self._numbers[i])
             else:
                 rest.append(i)
@@ -81,3 +93,38 @@ class Repeats:
     @staticmethod
     def _keys(*columns: "array[int]") -> Iterator[int]:
         return (hash(hashes) for hashes in zip(*columns, strict=True))  # of integers: the same in every process
+
+
+def _components(edges: Sequence[tuple[int, int]]) -> dict[int, int]:
+    """The strongly connected component of each node, named by one of its nodes (Kosaraju)."""
+    forward: defaultdict[int, list[int]] = defaultdict(list)
+    backward: defaultdict[int, list[int]] = defaultdict(list)
+    for one, other in edges:
+        forward[one].append(other)
+        backward[other].append(one)
+    nodes = [node for edge in edges for node in edge]
+    part: dict[int, int] = {}
+    for node in reversed(list(_finished(nodes, forward))):
+        reached = [node]
+        while reached:
+            if (found := reached.pop()) not in part:
+                part[found] = node
+                reached += backward[found]
+    return part
+
+
+def _finished(nodes: Sequence[int], forward: Mapping[int, list[int]]) -> Iterator[int]:
+    """The nodes as a depth-first search leaves them."""
+    seen: set[int] = set()
+    for start in nodes:
+        path = [] if start in seen else [(start, iter(forward[start]))]
+        seen.add(start)
+        while path:
+            node, ahead = path[-1]
+            following = next((other for other in ahead if other not in seen), None)
+            if following is None:
+                path.pop()
+                yield node
+            else:
+                seen.add(following)
+                path.append((following, iter(forward[following])))

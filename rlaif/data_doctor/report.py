@@ -40,6 +40,9 @@ KINDS: dict[str, Kind] = {
     "near_duplicate": Kind(
         "warning", "are nearly the answers of another row", "Keep one of each group, or split train and test by group."
     ),
+    "circle": Kind(
+        "warning", "prefer in a circle (A > B > C > A)", "Drop such rows: no reward can agree with all of them."
+    ),
     "label_side": Kind(
         "warning", "have a prob_chosen below 0.5", "Swap chosen and rejected there, or correct the column."
     ),

@@ -66,11 +66,13 @@ class Reading:
                 self._bad.add(number)
                 continue
             self._shapes.setdefault(shape, Tally()).add(number)
-            if reason := useless(pair):
+            prompt, chosen, rejected = _texts(pair)
+            reason = useless(pair) or ("identical" if chosen.strip() == rejected.strip() else None)
+            if reason:
                 self._useless[reason].add(number)
                 continue
             self.usable += 1
-            yield Row(number, *_texts(pair), columns=row)
+            yield Row(number, prompt, chosen, rejected, columns=row)
         if not self._shapes:
             raise first or InputError(f"{self.name}: no rows; give preference data (chosen, rejected, prompt).")
 
