@@ -5,6 +5,7 @@ import json
 import os
 import random
 import time
+import tracemalloc
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -351,6 +352,30 @@ def test_the_card_holds_the_summary_once(tmp_path: Path) -> None:
     assert card.read_text() == once
     with pytest.raises(InputError, match="no card"):
         rlaif.main(["data", "doctor", str(run_folder / "pairs.jsonl"), "--card"], standalone_mode=False)
+
+
+def test_memory_holds_hashes_and_not_the_texts(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    texts = [" ".join(noun * 40 for noun in draw.choices(NOUNS, k=30)) for _ in range(1000)]  # few words, long ones
+    rows = ({"prompt": f"{i} {text}", "chosen": f"{i}", "rejected": text} for i, text in enumerate(texts))
+    path = write(tmp_path / "a.jsonl", list(rows))
+    examine(path, limit=1)  # patterns and profiles, once
+    tracemalloc.start()
+    examine(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert path.stat().st_size > 12e6
+    assert peak < 1000 * len(texts) + 1e6
+
+
+def test_labels_of_csv_are_numbers_too(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(
+        "prompt,chosen,rejected,prob_chosen\nWhy?,A.,B.,0.5\nHow?,C.,D.,high\nWho?,E.,F.,0.8\nWhen?,G.,H.,\n"
+    )
+    report = examine(path)
+    assert found(report) == {"label_range": [2], "tie": [1]}
+    assert report.figures["prob_chosen"] == {"min": 0.5, "max": 0.8, "mean": 0.65, "rows": 2}
 
 
 def run(*arguments: str) -> Any:

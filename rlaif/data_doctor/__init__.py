@@ -1,6 +1,6 @@
 """What is wrong with a preference data set before it is trained on: `rlaif data doctor`.
 
-``examine`` reads the rows as a stream; of each it keeps hashes (at most about 550 bytes a row) and never the text.
+``examine`` reads the rows as a stream; of each it keeps hashes (less than a kilobyte a row) and never the text.
 """
 
 from rlaif.data_doctor.examine import examine

@@ -37,15 +37,15 @@ class Repeats:
         tallies: defaultdict[str, Tally] = defaultdict(Tally)
         rows: list[int] = []
         seen: set[int] = set()
-        for i, pair in enumerate(self._keys(self._prompts, self._chosen, self._rejected)):
+        for i, hashes in enumerate(zip(self._prompts, self._chosen, self._rejected, strict=True)):
+            pair = hash(hashes)
             if pair in seen:
                 tallies["duplicate"].add(self._numbers[i])
             else:
                 seen.add(pair)
                 rows.append(i)
         rows = self._contradictions(rows, seen, tallies["contradiction"])
-        rows = self._circles(rows, tallies["circle"])
-        rows = self._both_roles(rows, tallies["both_roles"])
+        rows = self._ranked(rows, tallies["circle"], tallies["both_roles"])
         first: dict[int, int] = {}
         for i in rows:
             if first.setdefault(self._prompts[i], i) != i:
@@ -63,36 +63,33 @@ class Repeats:
                 rest.append(i)
         return rest
 
-    def _circles(self, rows: list[int], tally: Tally) -> list[int]:
-        edges = [(hash((self._prompts[i], self._chosen[i])), hash((self._prompts[i], self._rejected[i]))) for i in rows]
-        part = _components(edges)
-        rest = []
-        for i, (chosen, rejected) in zip(rows, edges, strict=True):
-            if part[chosen] == part[rejected]:
-                tally.add(self._numbers[i])
-            else:
-                rest.append(i)
-        return rest
-
-    def _both_roles(self, rows: list[int], tally: Tally) -> list[int]:
-        chosen = {hash((self._prompts[i], self._chosen[i])) for i in rows}
-        both = chosen & {hash((self._prompts[i], self._rejected[i])) for i in rows}
+    def _ranked(self, rows: list[int], circles: Tally, both_roles: Tally) -> list[int]:
+        """Completions that are chosen in one row and rejected in another of their prompt: links of a ranking, or of a
+        circle."""
+        both = {self._node(i, self._chosen) for i in rows} & {self._node(i, self._rejected) for i in rows}
+        # Only a row between two such completions can be part of a circle; these few alone become a graph.
+        edges: dict[int, tuple[int, int]] = {}
         rest = []
         for i in rows:
-            if any(hash((self._prompts[i], answers[i])) in both for answers in (self._chosen, self._rejected)):
-                tally.add(self._numbers[i])
-            else:
+            edge = self._node(i, self._chosen), self._node(i, self._rejected)
+            if both.issuperset(edge):
+                edges[i] = edge
+            elif both.isdisjoint(edge):
                 rest.append(i)
+            else:
+                both_roles.add(self._numbers[i])
+        part = _components(list(edges.values()))
+        for i, (chosen, rejected) in edges.items():
+            (circles if part[chosen] == part[rejected] else both_roles).add(self._numbers[i])
         return rest
+
+    def _node(self, i: int, answers: "array[int]") -> int:
+        return hash((self._prompts[i], answers[i]))  # of integers: the same in every process
 
     def _near(self, sketches: Sketches, rows: list[int], tally: Tally) -> None:
         for group in sketches.groups(rows):
             for i in group[1:]:  # the first is what the others repeat
                 tally.add(self._numbers[i])
-
-    @staticmethod
-    def _keys(*columns: "array[int]") -> Iterator[int]:
-        return (hash(hashes) for hashes in zip(*columns, strict=True))  # of integers: the same in every process
 
 
 def _components(edges: Sequence[tuple[int, int]]) -> dict[int, int]:

@@ -13,6 +13,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
+from itertools import groupby
 
 SHINGLE = 5  # words
 SKETCH = 64  # hashes kept of each text, 4 bytes each
@@ -63,14 +64,12 @@ class Sketches:
 
     def groups(self, use: Sequence[int]) -> list[list[int]]:
         """Of the documents ``use`` (by number), those that resemble one another, in groups of two and more."""
-        holders: defaultdict[int, list[int]] = defaultdict(list)
-        for document in use:
-            for key in self._of(document)[:KEYS]:
-                holders[key].append(document)
+        # Key and document in one number: a dict of lists would take ten times the memory.
+        holders = sorted(key << 32 | document for document in use for key in self._of(document)[:KEYS])
         parents = _Union()
-        for documents in holders.values():
+        for _, together in groupby(holders, key=lambda holder: holder >> 32):
             # Sorted by content, so that which are compared does not depend on the order of the rows.
-            documents.sort(key=self._of)
+            documents = sorted((holder & 0xFFFFFFFF for holder in together), key=self._of)
             for i, one in enumerate(documents):
                 for other in documents[i + 1 : i + 1 + NEIGHBOURS]:
                     if parents.root(one) != parents.root(other) and self._alike(one, other):
