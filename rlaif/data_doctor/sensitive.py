@@ -47,6 +47,16 @@ _IBAN = {
         "PS29PT25QA29RO24RS22SA24SE24SI19SK24SM27TN24TR26UA29VA22VG24XK20",
     )
 }
+# Of cards: what the number begins with, and its lengths (ISO/IEC 7812 ranges of the large issuers).
+_ISSUERS = (
+    (re.compile("4"), (13, 16, 19)),
+    (re.compile("5[1-5]|35|6011|6[45]"), (16,)),
+    (re.compile("3[47]"), (15,)),
+    (re.compile("3[068]"), (14,)),
+    (re.compile("62"), (16, 17, 18, 19)),
+)
+_NUMBERS = ("card", "phone")
+_PLACEHOLDERS = ("email.com", "test.com", "domain.com", "company.com", "yourdomain.com")
 _DOCUMENTATION = ("example.com", "example.org", "example.net", ".example", ".test", ".invalid", ".local", ".localhost")
 _RESOLVERS = ("8.8.8.8", "8.8.4.4", "1.1.1.1", "1.0.0.1", "9.9.9.9")
 
@@ -65,6 +75,10 @@ def _matches(text: str) -> Iterator[tuple[str, str]]:
     secret, personal = _patterns()
     for pattern in (secret, personal):
         for match in pattern.finditer(text):
+            before = text[match.start() - 1 : match.start()]
+            # The decimals of a number, or a term of a sum, are no card and no phone.
+            if match.lastgroup in _NUMBERS and (before in (".", ",") or before.isdigit()):
+                continue
             yield match.lastgroup, match[0]
 
 
@@ -86,7 +100,8 @@ def _no_filler(match: str) -> bool:
 
 
 def _is_email(match: str) -> bool:
-    return not match.lower().endswith(_DOCUMENTATION)
+    domain = match.lower().partition("@")[2]
+    return not (domain.endswith(_DOCUMENTATION) or domain.startswith("example.") or domain in _PLACEHOLDERS)
 
 
 def _is_iban(match: str) -> bool:
@@ -99,9 +114,10 @@ def _is_iban(match: str) -> bool:
 
 
 def _is_card(match: str) -> bool:
-    digits = [int(c) for c in match if c.isdigit()]
-    if not 13 <= len(digits) <= 19 or len(set(digits)) < 3:
+    number = "".join(c for c in match if c.isdigit())
+    if len(set(number)) < 3 or not any(len(number) in lengths and by.match(number) for by, lengths in _ISSUERS):
         return False
+    digits = [int(c) for c in number]
     doubled = [sum(divmod(2 * d, 10)) if i % 2 else d for i, d in enumerate(reversed(digits))]
     return sum(doubled) % 10 == 0
 
@@ -109,7 +125,7 @@ def _is_card(match: str) -> bool:
 def _is_phone(match: str) -> bool:
     digits = "".join(c for c in match if c.isdigit())
     # 555 is the exchange of American films, and of documentation.
-    return 9 <= len(digits) <= 15 and len(set(digits)) > 3 and digits[-7:-4] != "555"
+    return 9 <= len(digits) <= 13 and len(set(digits)) > 3 and digits[-7:-4] != "555"
 
 
 def _is_ip(match: str) -> bool:
@@ -119,6 +135,7 @@ def _is_ip(match: str) -> bool:
         return False
     # 1.2.3.4 is a section or a version.
     numbered = address.version == 4 and max(address.packed) < 20
+    numbered |= address.version == 6 and match.replace(":", "").isdigit()  # numbers in a row
     return address.is_global and not numbered and match not in _RESOLVERS
 
 
