@@ -158,7 +158,7 @@ async def run_ours(tier: str, cases: list[Case]) -> Measured:
     from rlaif.types import Reward
     from rlaif.verifiers.code import CodeVerifier
 
-    options = {"tier": tier, "parallel": AT_ONCE, "self_check": False, "max_seconds": 3.0}
+    options = {"tier": tier, "workers": AT_ONCE, "self_check": False, "max_seconds": 3.0}
     verifier = CodeVerifier(CodeVerifier.Options.model_validate(options))
     pairs = [(c.answer, {"prompt": c.prompt, "tests": c.test, "entry_point": c.entry_point}) for c in cases]
     await verified(verifier, pairs[:8])  # its servers start

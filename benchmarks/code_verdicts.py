@@ -1,6 +1,6 @@
 """Code verdicts against recorded ones: every reference must pass, and 16,564 recorded answers must get their verdicts.
 
-    RLAIF_DATA=... python -m benchmarks.code_verdicts [--tier ns|lsm|unsafe] [--parallel N] [PART ...]
+    RLAIF_DATA=... python -m benchmarks.code_verdicts [--tier ns|lsm|unsafe] [--workers N] [PART ...]
 
 Parts: humaneval, mbpp, sanitized, wizardcoder, codegen (about 5 minutes on two cores). Rows that differ are listed.
 """
@@ -134,14 +134,14 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", default=PARTS)
     parser.add_argument("--tier", default="ns", choices=("ns", "lsm", "unsafe"))
-    parser.add_argument("--parallel", type=int, default=0)
+    parser.add_argument("--workers", type=int)
     given = parser.parse_args()
     options = CodeVerifier.Options(
         min_seconds=MIN_SECONDS,
         max_seconds=MAX_SECONDS,
         tier=given.tier,
         allow_unsafe=given.tier == "unsafe",
-        parallel=given.parallel,
+        workers=given.workers,
     )
     verifier = CodeVerifier(options)
     print(f"tier {given.tier}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")

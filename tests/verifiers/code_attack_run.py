@@ -13,7 +13,7 @@ from tests.verifiers.code_attacks import ATTACKS, HONEST, TESTS
 
 async def main(tier: str) -> dict[str, Any]:
     row = {"tests": TESTS, "entry_point": "add"}
-    options = {"tier": tier, "self_check": False, "parallel": 2, "max_seconds": 3.0}
+    options = {"tier": tier, "self_check": False, "workers": 2, "max_seconds": 3.0}
     verifier = CodeVerifier(CodeVerifier.Options.model_validate(options))
     try:
         answers = {"honest": HONEST} | {attack.name: attack.code for attack in ATTACKS}

@@ -41,7 +41,7 @@ def verifier(launcher: Launcher) -> CodeVerifier:
 
 def _verifier(launcher: Launcher, **options: Any) -> CodeVerifier:
     # Without the self-check a verifier knows least: no reference to have counted the asserts.
-    settings = {"parallel": 2, "self_check": False, "max_seconds": 3.0, **options}
+    settings = {"workers": 2, "self_check": False, "max_seconds": 3.0, **options}
     return CodeVerifier(CodeVerifier.Options.model_validate(settings), launcher)
 
 

@@ -35,7 +35,7 @@ def launcher(request: pytest.FixtureRequest) -> Iterator[Launcher]:
 
 
 def verifier_of(launcher: Launcher, **options: Any) -> CodeVerifier:
-    return CodeVerifier(CodeVerifier.Options.model_validate({"parallel": 2, **options}), launcher)
+    return CodeVerifier(CodeVerifier.Options.model_validate({"workers": 2, **options}), launcher)
 
 
 class Counting:
@@ -101,7 +101,7 @@ def test_one_verifier_serves_several_loops_and_threads(launcher: Launcher) -> No
 
     assert asyncio.run(step()) == [1.0, 0.0] * 4
     assert asyncio.run(step()) == [1.0, 0.0] * 4
-    verifier = verifier_of(launcher, parallel=1)  # the launcher's four places are enough for two loops
+    verifier = verifier_of(launcher, workers=1)  # the launcher's four places are enough for two loops
     with ThreadPoolExecutor(2) as threads:
         assert list(threads.map(lambda _: asyncio.run(step()), range(2))) == [[1.0, 0.0] * 4] * 2
 
@@ -340,7 +340,7 @@ async def test_what_runs_no_answer_never_sees_one_and_the_other_way_round(launch
 async def test_the_unsafe_tier_is_taken_only_when_it_is_said() -> None:
     with pytest.raises(InputError):
         await CodeVerifier(CodeVerifier.Options(tier="unsafe")).prepare(ROW)
-    verifier = CodeVerifier(CodeVerifier.Options(tier="unsafe", allow_unsafe=True, self_check=False, parallel=1))
+    verifier = CodeVerifier(CodeVerifier.Options(tier="unsafe", allow_unsafe=True, self_check=False, workers=1))
     assert verifier.tier is None
     assert await verifier.verify(ADD, ROW) == Reward(value=1.0)
     assert verifier.tier == "unsafe"

@@ -13,8 +13,10 @@ from rlaif.types import RewardReason
 from rlaif.verifiers.code.compare import Compare, difference
 from rlaif.verifiers.code.tasks import Calls, CodeTask, Program, Streams
 from rlaif.verifiers.sandbox import values
-from rlaif.verifiers.sandbox.base import Launcher, Limits
+from rlaif.verifiers.sandbox.base import Launcher, Limits, Tier
 from rlaif.verifiers.sandbox.session import Ended, Guest, Message, ended, open_guest, open_session, read_outline
+
+WHOLE_RUNS: frozenset[Tier] = frozenset(("remote",))  # where one request is a whole run: of programs with streams only
 
 
 @dataclass
@@ -139,8 +141,14 @@ async def _run_script(
     launcher: Launcher, limits: Limits, sources: Sequence[str], given: str, outcome: Outcome
 ) -> bytes:
     async with open_guest(launcher, limits, {"do": "script", "sources": list(sources)}) as guest:
-        outcome.outline = await read_outline(guest)
-        await guest.process.write_stdin(given.encode("utf-8", "surrogateescape"))
+        stdin = given.encode("utf-8", "surrogateescape")
+        if launcher.tier in WHOLE_RUNS:
+            await guest.process.write_stdin(stdin)
+            guest.deadline = asyncio.get_running_loop().time() + limits.seconds  # it kept the time; the rest is reading
+            outcome.outline = await read_outline(guest)
+        else:  # a long outline and a long input, both unread, would wait for each other
+            outcome.outline = await read_outline(guest)
+            await guest.process.write_stdin(stdin)
         ending = await guest.process.wait()
         if ending.how != "exited":
             raise ended(ending, limits)

@@ -18,10 +18,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Self, TypeVar
 from weakref import WeakKeyDictionary
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlaif.config.base import Config
 from rlaif.errors import TaskError
@@ -30,7 +30,7 @@ from rlaif.verifiers.base import Task
 from rlaif.verifiers.code.compare import Compare
 from rlaif.verifiers.code.extract import Blocks, programs
 from rlaif.verifiers.code.selfcheck import Learnt, learn, passing_without_knowledge
-from rlaif.verifiers.code.tasks import CodeTask, Mode, read_task
+from rlaif.verifiers.code.tasks import CodeTask, Mode, Streams, read_task
 from rlaif.verifiers.code.verdicts import Outcome, Rules, run
 from rlaif.verifiers.sandbox.base import Launcher, Limits, SandboxError, Tier
 from rlaif.verifiers.sandbox.probe import open_sandbox
@@ -59,8 +59,9 @@ class CodeVerifier:
         programs. ``partial``: a share of the tests is a share of the reward. ``self_check``: tasks prove themselves
         when loaded. Seconds: an answer may take four times as long as the reference, at least ``min_seconds``, at most
         ``max_seconds``. ``tier``, ``min_tier``, ``allow_unsafe``: of the sandbox
-        (`rlaif.verifiers.sandbox.probe.open_sandbox`). ``parallel``: answers judged at the same time (0: as many as
-        there are processors)."""
+        (`rlaif.verifiers.sandbox.probe.open_sandbox`). ``remote_url``: of the service, for ``tier: remote``, which
+        runs whole programs only (mode "io", without a checker). ``workers``: answers judged at the same time (default:
+        the processors)."""
 
         mode: Mode = "auto"
         compare: Compare = "tokens"
@@ -78,11 +79,20 @@ class CodeVerifier:
         tier: Tier | None = None
         min_tier: Tier | None = None
         allow_unsafe: bool = False
-        parallel: int = Field(0, ge=0)
+        remote_url: str | None = None
+        workers: int | None = Field(None, ge=1, le=256)
+
+        @model_validator(mode="after")
+        def _consistent(self) -> Self:
+            if (self.tier == "remote") != (self.remote_url is not None):
+                raise ValueError("tier: remote and remote_url (http://host:port of the service) belong together")
+            if self.tier == "remote" and self.mode not in ("auto", "io"):
+                raise ValueError(f"tier: remote runs whole programs only (mode io), not mode {self.mode}")
+            return self
 
     def __init__(self, options: Options | None = None, launcher: Launcher | None = None) -> None:
         self.options = options or self.Options()
-        self.parallel = self.options.parallel or os.cpu_count() or 1
+        self.workers = self.options.workers or os.cpu_count() or 1
         self.rules = Rules(
             self.options.compare, self.options.tolerance, self.options.call_tolerance, self.options.tuple_is_list
         )
@@ -185,6 +195,11 @@ class CodeVerifier:
 
     async def _proven(self, row: Task) -> "_Proven":
         task = read_task(row, self.options.mode)
+        if self.options.tier == "remote" and (not isinstance(task.tests, Streams) or task.tests.checker is not None):
+            raise TaskError(
+                "tier remote runs whole programs only: give tests of {input, output} texts (mode io) without a "
+                "checker, or take a tier of this machine."
+            )
         if not self.options.self_check:
             return task, Learnt()
 
@@ -217,14 +232,15 @@ class CodeVerifier:
             if launcher is None:
                 # A verdict holds up to two processes at a time: with fewer places than that, two verdicts could each
                 # hold one and wait for ever for another.
-                o, workers = self.options, 2 * self.parallel
-                launcher = self._launcher = open_sandbox(o.min_tier, o.tier, o.allow_unsafe, workers=workers)
+                o, workers = self.options, 2 * self.workers
+                launcher = open_sandbox(o.min_tier, o.tier, o.allow_unsafe, workers, o.remote_url)
+                self._launcher = launcher
             return launcher
 
     def _here(self) -> "_Here":
         loop = asyncio.get_running_loop()
         if loop not in self._loops:
-            self._loops[loop] = _Here(asyncio.Semaphore(self.parallel))
+            self._loops[loop] = _Here(asyncio.Semaphore(self.workers))
         return self._loops[loop]
 
 

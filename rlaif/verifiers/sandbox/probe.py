@@ -73,7 +73,7 @@ def survey(min_tier: Tier | None = None, tier: Tier | None = None, allow_unsafe:
         if name is not None and name not in get_args(Tier):
             raise InputError(f"sandbox: there is no tier {name!r}; from the weakest there are: {', '.join(TIERS)}.")
     if tier in ("remote", "interp"):
-        raise InputError(f"sandbox: tier {tier!r} is not one of this machine's; it is opened by its own class.")
+        raise InputError(f"sandbox: tier {tier!r} is not one of this machine's own; there are: {', '.join(LOCAL)}.")
     missing: dict[str, str] = {}
     taken: Trial | None = None
     for candidate in LOCAL:
@@ -90,9 +90,7 @@ def survey(min_tier: Tier | None = None, tier: Tier | None = None, allow_unsafe:
     if taken is None:
         wanted = f"tier {tier!r}" if tier else "no tier"
         raise InputError(f"sandbox: {wanted} {'does not hold' if tier else 'holds'} on this machine: {_told(missing)}")
-    if min_tier is not None and _rank(taken.tier) < _rank(min_tier):
-        detail = f": {_told(missing)}" if missing else "."
-        raise InputError(f"sandbox: tier {taken.tier!r} is less than the {min_tier!r} that is asked for{detail}")
+    refuse_weaker(taken.tier, min_tier, f": {_told(missing)}" if missing else ".")
     return Report(
         tier=taken.tier,
         missing=missing,
@@ -109,13 +107,17 @@ def open_sandbox(
     tier: Tier | None = None,
     allow_unsafe: bool = False,
     workers: int | None = None,
+    remote_url: str | None = None,
 ) -> Launcher:
     """A launcher of the best tier that holds here, or of ``tier``.
 
     min_tier: refuse anything weaker. allow_unsafe: processes with limits only, if there is nothing better or if
-    ``tier`` says so. workers: runs at the same time; by default one a core. Blocks for a few tenths of a second the
+    ``tier`` says so. workers: runs at the same time; by default one a core. remote_url: of the service, for tier
+    "remote", which is taken only where ``tier`` says so. Blocks for a few tenths of a second the
     first time in a process. Raises InputError where there is no such tier, with what to do.
     """
+    if tier == "remote":
+        return _remote(min_tier, workers, remote_url)
     report = survey(min_tier, tier, allow_unsafe)
     _logger.log(logging.WARNING if report.missing or report.tier == "unsafe" else logging.INFO, "%s", report)
     if report.tier == "unsafe":
@@ -126,6 +128,22 @@ def open_sandbox(
     from rlaif.verifiers.sandbox.launcher import LinuxLauncher
 
     return LinuxLauncher(cast('Literal["ns", "lsm"]', report.tier), workers)
+
+
+def _remote(min_tier: Tier | None, workers: int | None, url: str | None) -> Launcher:
+    from rlaif.verifiers.sandbox.remote import RemoteLauncher
+
+    refuse_weaker("remote", min_tier)
+    if url is None:
+        raise InputError("sandbox: tier 'remote' needs remote_url: where the service is (http://host:port).")
+    _logger.info("sandbox: tier remote (%s): how well it isolates is that service's affair", url)
+    return RemoteLauncher(url, workers or 16)
+
+
+def refuse_weaker(tier: Tier, min_tier: Tier | None, detail: str = ".") -> None:
+    """Raises InputError where ``tier`` is less than ``min_tier``."""
+    if min_tier is not None and _rank(tier) < _rank(min_tier):
+        raise InputError(f"sandbox: tier {tier!r} is less than the {min_tier!r} that is asked for{detail}")
 
 
 def _rank(tier: Tier) -> int:

@@ -4,7 +4,9 @@ One request is one whole run, so of what a `Process` can do only this much is se
 streams (``{"do": "script", ...}``), then its input, then its ending, its output and what the guest said. A session,
 which is a conversation, is refused. The verdict stays here, and no expected value is sent.
 
-How well it isolates is the service's affair and is not tried by `probe`: the tier ranks below those that are.
+How well it isolates is the service's affair and is not tried: the tier ranks below those that are. That it really runs
+a program is tried before the first run, with a program whose output is known: a service that cannot do that (or a page
+of HTML in its place) has never seen an answer, and no answer fails by it. After that it is believed.
 
 API: SandboxFusion's ``CodeRunArgs`` and ``RunCodeResponse`` (files in and out are base64).
 """
@@ -12,11 +14,14 @@ API: SandboxFusion's ``CodeRunArgs`` and ``RunCodeResponse`` (files in and out a
 import asyncio
 import base64
 import json
+import secrets
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from rlaif.errors import InputError
+from rlaif.verifiers.sandbox import values
 from rlaif.verifiers.sandbox.base import Ending, Limits, SandboxError, Tier
 
 _HERE = Path(__file__).parent
@@ -31,22 +36,31 @@ del sys.path[0]
 guest.main(3, 4)
 """
 _GRACE_SECONDS = 60.0  # the service's own queue and start, before a run counts as failed
+_MOST_BYTES = 64 << 20  # of one reply, which holds all that a program has printed
+_TRIAL = "print(input()[::-1])"
 
 
 class RemoteLauncher:
     """See `rlaif.verifiers.sandbox.base.Launcher`. url: of the service, without the path. workers: requests at a time.
+    grace_seconds: that a run may take longer than its own limit, in the service's queue and on the way.
 
     Raises InputError for a URL that is none.
     """
 
     tier: Tier = "remote"
 
-    def __init__(self, url: str, workers: int = 16) -> None:
+    def __init__(self, url: str, workers: int = 16, *, grace_seconds: float = _GRACE_SECONDS) -> None:
         import httpx2
 
-        if not url.startswith(("http://", "https://")):
-            raise InputError(f"sandbox: {url!r} is no URL of a sandbox service (http://host:port).")
         self.endpoint = url.rstrip("/") + "/run_code"
+        try:
+            parsed = httpx2.URL(self.endpoint)
+        except httpx2.InvalidURL:
+            parsed = None
+        if parsed is None or parsed.scheme not in ("http", "https") or not parsed.host:
+            raise InputError(f"sandbox: {url!r} is no URL of a sandbox service (http://host:port).")
+        self.grace_seconds = grace_seconds
+        self.tried = False
         self.http = httpx2.Client(limits=httpx2.Limits(max_connections=workers))
         self.threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
         self.program = {name: _encoded((_HERE / name).read_bytes()) for name in ("guest.py", "values.py")}
@@ -55,9 +69,45 @@ class RemoteLauncher:
         """Nothing is sent yet. See `RemoteProcess`."""
         return RemoteProcess(self, limits)
 
-    async def run(self, limits: Limits, job: bytes, stdin: bytes) -> dict[str, Any]:
-        """One request and its answer. Raises SandboxError."""
-        body = {
+    async def run(self, limits: Limits, job: bytes, stdin: bytes) -> dict[str, Any] | None:
+        """One request and its answer; None where the program printed more than an answer may hold. Raises
+        SandboxError."""
+        try:
+            waiting = self.threads.submit(self._run, limits, job, stdin)
+        except RuntimeError:
+            raise SandboxError("tier remote: the sandbox is closed") from None
+        return await asyncio.wrap_future(waiting)
+
+    def _run(self, limits: Limits, job: bytes, stdin: bytes) -> dict[str, Any] | None:
+        if not self.tried:  # two at the same time may both try
+            word = secrets.token_hex(8)
+            trial = values.dumps({"do": "script", "sources": [_TRIAL]})
+            answer = self._post(limits, trial, word.encode())
+            if answer is None or _outputs(answer)[0].strip() != word[::-1].encode() or not _said(answer):
+                raise SandboxError(f"tier remote: {self.endpoint} does not run a program as it should")
+            self.tried = True
+        return self._post(limits, job, stdin)
+
+    def _post(self, limits: Limits, job: bytes, stdin: bytes) -> dict[str, Any] | None:
+        import httpx2
+
+        try:
+            body = self._exchanged(limits, job, stdin)
+            answer = None if body is None else json.loads(body)
+        except (httpx2.HTTPError, OSError, ValueError, RecursionError) as error:
+            raise SandboxError(f"tier remote: {self.endpoint}: {error or type(error).__name__}") from error
+        if body is None:
+            return None
+        if not isinstance(answer, dict) or answer.get("status") not in ("Success", "Failed"):
+            said = answer.get("message") if isinstance(answer, dict) else ""
+            raise SandboxError(f"tier remote: the service failed ({str(said)[:200] or 'no reason given'})")
+        if not isinstance(answer.get("run_result"), dict) or not isinstance(answer.get("files"), dict):
+            raise SandboxError("tier remote: the service did not say how the run ended")
+        return answer
+
+    def _exchanged(self, limits: Limits, job: bytes, stdin: bytes) -> bytes | None:
+        """The bytes of the reply, none of them after the deadline; None if they are too many."""
+        asked = {
             "code": _START,
             "language": "python",
             "run_timeout": limits.seconds,
@@ -66,27 +116,19 @@ class RemoteLauncher:
             "files": {**self.program, _JOB: _encoded(job)},
             "fetch_files": [_SAID],
         }
-        try:
-            waiting = self.threads.submit(self._post, json.dumps(body).encode(), limits.seconds + _GRACE_SECONDS)
-        except RuntimeError:
-            raise SandboxError("tier remote: the sandbox is closed") from None
-        return await asyncio.wrap_future(waiting)
-
-    def _post(self, body: bytes, timeout: float) -> dict[str, Any]:
-        import httpx2
-
-        try:
-            reply = self.http.post(
-                self.endpoint, content=body, timeout=timeout, headers={"content-type": "application/json"}
-            )
+        content, headers = json.dumps(asked).encode(), {"content-type": "application/json"}
+        timeout = limits.seconds + self.grace_seconds
+        deadline = time.monotonic() + timeout  # a time-out of httpx is for one read, and a trickle has many
+        body = bytearray()
+        with self.http.stream("POST", self.endpoint, content=content, headers=headers, timeout=timeout) as reply:
             reply.raise_for_status()
-            answer = reply.json()
-        except (httpx2.HTTPError, OSError, ValueError) as error:
-            raise SandboxError(f"tier remote: {self.endpoint}: {error or type(error).__name__}") from error
-        if not isinstance(answer, dict) or answer.get("status") not in ("Success", "Failed"):
-            said = answer.get("message") if isinstance(answer, dict) else ""
-            raise SandboxError(f"tier remote: the service failed ({str(said)[:200] or 'no reason given'})")
-        return answer
+            for chunk in reply.iter_bytes():
+                body += chunk
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"no whole reply in {timeout:.3g} s")
+                if len(body) > _MOST_BYTES:
+                    return None
+        return bytes(body)
 
     async def aclose(self) -> None:
         self.threads.shutdown(wait=False, cancel_futures=True)
@@ -122,18 +164,14 @@ class RemoteProcess:
 
     async def write_stdin(self, data: bytes) -> None:
         answer = await self.launcher.run(self.limits, bytes(self.job), data)
-        result = answer.get("run_result")
-        if not isinstance(result, dict):
-            raise SandboxError("tier remote: the service did not say how the run ended")
-        full = [str(result.get(name) or "").encode("utf-8", "surrogatepass") for name in ("stdout", "stderr")]
-        self.outputs = (full[0][: self.limits.output_bytes], full[1][: self.limits.output_bytes])
-        self.ending = _ending(result, flooded=any(len(text) > self.limits.output_bytes for text in full))
-        files = answer.get("files")
-        said = files.get(_SAID) if isinstance(files, dict) else None
-        try:
-            self.said = base64.b64decode(said) if isinstance(said, str) else b""
-        except ValueError as error:
-            raise SandboxError(f"tier remote: the service sent a file that is not base64 ({error})") from error
+        if answer is None:
+            self.ending = Ending("resource")
+            return
+        out, error = _outputs(answer)
+        most = self.limits.output_bytes
+        self.outputs = (out[:most], error[:most])
+        self.ending = _ending(answer["run_result"], flooded=max(len(out), len(error)) > most)
+        self.said = _said(answer)
 
     async def receive(self, size: int) -> bytes:
         self._over()
@@ -152,13 +190,33 @@ class RemoteProcess:
         """Nothing of it is here."""
 
 
+def _outputs(answer: dict[str, Any]) -> tuple[bytes, bytes]:
+    """Standard output and error. Raises SandboxError where a run that ended has none (an empty one is "")."""
+    result = answer["run_result"]
+    texts = [result.get(name) for name in ("stdout", "stderr")]
+    if result.get("status") != "Finished":
+        texts = [text or "" for text in texts]
+    if not all(isinstance(text, str) for text in texts):
+        raise SandboxError("tier remote: the service did not say what the program printed")
+    return texts[0].encode("utf-8", "surrogatepass"), texts[1].encode("utf-8", "surrogatepass")
+
+
+def _said(answer: dict[str, Any]) -> bytes:
+    """What the guest said; nothing where the program has removed the file. Raises SandboxError."""
+    said = answer["files"].get(_SAID, "")
+    try:
+        return base64.b64decode(said, validate=True)
+    except (TypeError, ValueError) as error:
+        raise SandboxError(f"tier remote: the service sent a file that is not base64 ({error})") from error
+
+
 def _ending(result: dict[str, Any], *, flooded: bool) -> Ending:
     if flooded:
         return Ending("resource")
     status, code = result.get("status"), result.get("return_code")
     if status == "TimeLimitExceeded":
         return Ending("timeout")
-    if status != "Finished" or not isinstance(code, int):
+    if status != "Finished" or type(code) is not int:
         raise SandboxError(f"tier remote: a run that is {status!r}, with exit code {code!r}")
     return Ending("exited", code) if code >= 0 else Ending("killed", -code)
 
