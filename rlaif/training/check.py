@@ -11,9 +11,9 @@ from typing import Any, Literal
 from rlaif.config.base import Config
 from rlaif.config.train import TrainDPOConfig
 from rlaif.errors import InputError
+from rlaif.preferences import Pair, Preferences, counted, read_preferences
 from rlaif.training.model import ModelFacts, TokenizerFacts, load_tokenizer, model_facts, tokenizer_facts
 from rlaif.training.plan import Machine, Plan, held_out, make_plan, this_machine
-from rlaif.training.preferences import Pair, Preferences, counted, read_preferences
 from rlaif.training.tokens import TokenizedPairs, TokenPair, tokenize_pairs
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlaif.errors import InputError
-from rlaif.training.preferences import Pair, Turn
+from rlaif.preferences import Pair, Turn
 
 TokenDrop = Literal["prompt_too_long", "identical_when_cut", "no_prompt"]
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from rlaif.cli.train import train
 from rlaif.config.train import TrainDPOConfig
 from rlaif.errors import InputError
+from rlaif.preferences import Pair
 from rlaif.training import CheckReport, check_dpo
 from rlaif.training.check import lengths
 from rlaif.training.plan import Machine, held_out, make_plan
-from rlaif.training.preferences import Pair
 from rlaif.training.tokens import TokenPair, tokenize_pairs
 from tests.training.tiny import contract_rows, save_tiny_model, write_jsonl
 

@@ -195,8 +195,8 @@ def test_progress_counts_the_steps(config: Make) -> None:
 
 
 def tokenized(model: Path, rows: list[dict[str, Any]], max_length: int, folder: Path) -> Any:
+    from rlaif.preferences import read_preferences
     from rlaif.training.model import load_tokenizer
-    from rlaif.training.preferences import read_preferences
     from rlaif.training.tokens import tokenize_pairs
 
     tokenizer = load_tokenizer(str(model))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rlaif.dataset import write_parquet
 from rlaif.errors import InputError
-from rlaif.training.preferences import Pair, read_preferences
+from rlaif.preferences import Pair, read_preferences
 from tests.training.tiny import contract_rows, write_jsonl
 
 USER = {"role": "user", "content": "Name a colour."}
@@ -70,7 +70,7 @@ def test_the_prompt_of_conversations_is_all_they_begin_with_in_common(tmp_path: 
 
 @given(words=st.lists(st.sampled_from(["red", "reddish", "blue", "I", "think"]), min_size=1, max_size=6))
 def test_an_implicit_plain_prompt_ends_at_a_whole_word_and_nothing_is_lost(words: list[str]) -> None:
-    from rlaif.training.preferences import _split_text
+    from rlaif.preferences import _split_text
 
     chosen, rejected = "Q: colour? A: " + " ".join(words), "Q: colour? A: " + " ".join([*words[:-1], "rain"])
     prompt, one, other = _split_text(chosen, rejected)
