@@ -2,6 +2,7 @@
 
     row ──▶ tasks.read_task ──▶ selfcheck (once a task) ─┐
     answer ──▶ extract.programs ─────────────────────────┴▶ verdicts.run_* ──▶ Outcome ──▶ Reward
+                                       (with ``interp``: first_try, whose passes count)
 
 Tests and expected values never enter a process that runs an answer (sandbox/guest.py), so an answer can do nothing but
 give values; whether they are right is decided here, or in a second sandbox that runs the tests and nothing else.
@@ -13,10 +14,11 @@ and without a reference, one may change its arguments into what the tests compar
 
 import asyncio
 import hashlib
+import importlib.util
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self, TypeVar
 from weakref import WeakKeyDictionary
@@ -24,15 +26,17 @@ from weakref import WeakKeyDictionary
 from pydantic import Field, model_validator
 
 from rlaif.config.base import Config
-from rlaif.errors import TaskError
+from rlaif.errors import InputError, TaskError
 from rlaif.types import Reward, Unverified
 from rlaif.verifiers.base import Task
 from rlaif.verifiers.code.compare import Compare
 from rlaif.verifiers.code.extract import Blocks, programs
+from rlaif.verifiers.code.first_try import PureCalls, passes, pure_calls
 from rlaif.verifiers.code.selfcheck import Learnt, learn, passing_without_knowledge
 from rlaif.verifiers.code.tasks import CodeTask, Mode, Streams, read_task
 from rlaif.verifiers.code.verdicts import Outcome, Rules, run
-from rlaif.verifiers.sandbox.base import Launcher, Limits, SandboxError, Tier
+from rlaif.verifiers.sandbox.base import TIERS, Launcher, Limits, SandboxError, Tier
+from rlaif.verifiers.sandbox.interp import Interpreter
 from rlaif.verifiers.sandbox.probe import open_sandbox
 
 _ATTEMPTS = 3  # when the sandbox itself fails
@@ -60,8 +64,9 @@ class CodeVerifier:
         when loaded. Seconds: an answer may take four times as long as the reference, at least ``min_seconds``, at most
         ``max_seconds``. ``tier``, ``min_tier``, ``allow_unsafe``: of the sandbox
         (`rlaif.verifiers.sandbox.probe.open_sandbox`). ``remote_url``: of the service, for ``tier: remote``, which
-        runs whole programs only (mode "io", without a checker). ``workers``: answers judged at the same time (default:
-        the processors)."""
+        runs whole programs only (mode "io", without a checker). ``interp``: try tests that are calls with literals in
+        a fast interpreter first; a pass counts and is flagged "interp", anything else is run in the sandbox.
+        ``workers``: answers judged at the same time (default: the processors)."""
 
         mode: Mode = "auto"
         compare: Compare = "tokens"
@@ -80,6 +85,7 @@ class CodeVerifier:
         min_tier: Tier | None = None
         allow_unsafe: bool = False
         remote_url: str | None = None
+        interp: bool = False
         workers: int | None = Field(None, ge=1, le=256)
 
         @model_validator(mode="after")
@@ -88,15 +94,25 @@ class CodeVerifier:
                 raise ValueError("tier: remote and remote_url (http://host:port of the service) belong together")
             if self.tier == "remote" and self.mode not in ("auto", "io"):
                 raise ValueError(f"tier: remote runs whole programs only (mode io), not mode {self.mode}")
+            if self.interp and (self.tier == "remote" or self.mode == "io"):
+                raise ValueError("interp: true is for tests that call functions, not for whole programs (mode io)")
+            if self.interp and self.min_tier is not None and TIERS.index(self.min_tier) > TIERS.index("interp"):
+                raise ValueError(
+                    f"min_tier: {self.min_tier} promises that no answer runs in anything less, and interp: true would "
+                    "run it in less first; leave out one of the two"
+                )
             return self
 
     def __init__(self, options: Options | None = None, launcher: Launcher | None = None) -> None:
         self.options = options or self.Options()
+        if self.options.interp and importlib.util.find_spec("pydantic_monty") is None:
+            raise InputError("code: interp: true needs pydantic-monty; install it with: pip install 'rlaif[interp]'.")
         self.workers = self.options.workers or os.cpu_count() or 1
         self.rules = Rules(
             self.options.compare, self.options.tolerance, self.options.call_tolerance, self.options.tuple_is_list
         )
         self._launcher = launcher
+        self._interpreter: Interpreter | None = None
         self._opening = threading.Lock()
         self._known: OrderedDict[str, _Proven | TaskError] = OrderedDict()
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Here] = WeakKeyDictionary()
@@ -108,8 +124,7 @@ class CodeVerifier:
 
     async def verify(self, completion: str, task: Task) -> Reward | Unverified:
         try:
-            prepared, learnt = await self._task(task)
-            return await self._verdict(completion, prepared, learnt)
+            return await self._verdict(completion, await self._task(task))
         except TaskError as error:
             return Unverified(reason="task_error", detail=str(error))
         except SandboxError as error:
@@ -121,10 +136,14 @@ class CodeVerifier:
         launcher, self._launcher = self._launcher, None
         if launcher is not None:
             await launcher.aclose()
+        interpreter, self._interpreter = self._interpreter, None
+        if interpreter is not None:
+            await interpreter.aclose()
 
     # ------------------------------------------------------------------------------------------------- the answer
 
-    async def _verdict(self, completion: str, task: CodeTask, learnt: Learnt) -> Reward:
+    async def _verdict(self, completion: str, proven: "_Proven") -> Reward:
+        task, learnt = proven.task, proven.learnt
         if len(completion) > 5 * self.options.max_code_chars:
             return Reward(value=0.0, reason="unparseable", detail=f"an answer of {len(completion):,} characters")
         sources = programs(completion, task.names, task.prompt, self.options.blocks)
@@ -132,6 +151,8 @@ class CodeVerifier:
             return Reward(value=0.0, reason="unparseable", detail="no program in the answer")
         if len(sources[-1]) > self.options.max_code_chars:
             return Reward(value=0.0, reason="unparseable", detail=f"a program of {len(sources[-1]):,} characters")
+        if proven.pure is not None and await self._passes_first_try(proven.pure, sources, learnt):
+            return Reward(value=1.0, flags=("interp",))
         rules = replace(self.rules, go_on=self.options.partial)
         limits = self._limits(learnt)
 
@@ -144,6 +165,14 @@ class CodeVerifier:
             again = await self._attempt(judged)  # an answer by luck is none
             outcome = outcome if again.passed else again
         return _reward(outcome, learnt, flags, self.options.partial)
+
+    async def _passes_first_try(self, pure: PureCalls, sources: Sequence[str], learnt: Learnt) -> bool:
+        async with self._here().slots:
+            interpreter = self._interpreter
+            if interpreter is None:
+                interpreter = await asyncio.to_thread(self._open_interpreter)
+            outcome = await passes(interpreter, pure, sources, self.rules)
+        return outcome is not None and learnt.agrees(outcome)
 
     def _limits(self, learnt: Learnt) -> Limits:
         options = self.options
@@ -200,8 +229,9 @@ class CodeVerifier:
                 "tier remote runs whole programs only: give tests of {input, output} texts (mode io) without a "
                 "checker, or take a tier of this machine."
             )
+        pure = pure_calls(task) if self.options.interp else None
         if not self.options.self_check:
-            return task, Learnt()
+            return _Proven(task, Learnt(), pure)
 
         async def proven() -> Learnt:
             sandbox = await self._sandbox()
@@ -212,14 +242,15 @@ class CodeVerifier:
                 raise TaskError(f"the tests prove nothing: an answer that {doing} passes them; add some that it fails.")
             return learnt
 
-        return task, await self._attempt(proven)
+        return _Proven(task, await self._attempt(proven), pure)
 
     # ------------------------------------------------------------------------------------------------ the sandbox
 
     @property
     def tier(self) -> Tier | None:
-        """The sandbox's tier; None before it was first needed."""
-        return None if self._launcher is None else self._launcher.tier
+        """The sandbox's tier, the lower one of two where ``interp`` is tried first; None before it was needed."""
+        opened = [s.tier for s in (self._launcher, self._interpreter) if s is not None]
+        return min(opened, key=TIERS.index, default=None)
 
     async def _sandbox(self) -> Launcher:
         if self._launcher is not None:
@@ -237,6 +268,12 @@ class CodeVerifier:
                 self._launcher = launcher
             return launcher
 
+    def _open_interpreter(self) -> Interpreter:
+        with self._opening:
+            if self._interpreter is None:
+                self._interpreter = Interpreter(self.workers)
+            return self._interpreter
+
     def _here(self) -> "_Here":
         loop = asyncio.get_running_loop()
         if loop not in self._loops:
@@ -244,7 +281,13 @@ class CodeVerifier:
         return self._loops[loop]
 
 
-_Proven = tuple[CodeTask, Learnt]
+@dataclass(frozen=True)
+class _Proven:
+    """``pure``: its tests for a first try, where there is to be one."""
+
+    task: CodeTask
+    learnt: Learnt
+    pure: PureCalls | None = None
 
 
 @dataclass

@@ -59,7 +59,9 @@ class Interpreter:
         try:
             from pydantic_monty import Monty, MontyError
         except ImportError:
-            raise InputError("sandbox: tier 'interp' needs the package pydantic-monty (pip install it).") from None
+            raise InputError(
+                "sandbox: tier 'interp' needs pydantic-monty; install it with: pip install 'rlaif[interp]'."
+            ) from None
         self.limits = {"max_feed_duration_secs": seconds, "max_memory": memory_mb << 20}
         try:
             self.pool = Monty(max_processes=workers or os.cpu_count() or 1, request_timeout=seconds + 1.0)
