@@ -42,9 +42,10 @@ class Numeral:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """An option of a multiple-choice question, by its letter."""
+    """An option of a multiple-choice question, by its letter; ``says``: what stands behind it, as in "(C) 14"."""
 
     letter: str
+    says: "Answer | None" = None
 
 
 @dataclass(frozen=True, slots=True)

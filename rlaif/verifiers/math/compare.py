@@ -12,6 +12,7 @@ and 0.333334 are not, and 1000001.0000001 is not 1000001.
 Undecided; the workers' (algebra.py) by computer algebra.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import Any, Protocol
@@ -32,11 +33,12 @@ from rlaif.verifiers.math.answers import (
     Union,
 )
 from rlaif.verifiers.math.parse import INFINITE, interval_of, name_of
-from rlaif.verifiers.math.units import same_noun, worth
+from rlaif.verifiers.math.units import TEMPERATURES, same_noun, worth
 
 SIGNIFICANT = 6  # digits a decimal must show to stand for what it approximates
 
 Leaf = Number | Expr
+EMPTY_SET = Expr(r"\emptyset")
 
 
 class Algebra(Protocol):
@@ -111,8 +113,19 @@ def leaves(a: Leaf, b: Leaf, algebra: Algebra) -> bool:
     return algebra.same(a, b)
 
 
+def choices(a: Choice, b: Choice, algebra: Algebra) -> bool:
+    """The same letter, and no other number behind it."""
+    numbers_differ = isinstance(a.says, Number) and isinstance(b.says, Number) and not equal(a.says, b.says, algebra)
+    return a.letter == b.letter and not numbers_differ
+
+
 def letters(choice: Choice, leaf: Leaf, algebra: Algebra) -> bool:
-    return algebra.same(Expr(choice.letter), leaf)
+    return algebra.same(Expr(choice.letter), leaf) if choice.says is None else equal(choice.says, leaf, algebra)
+
+
+def option_of(choice: Choice, answer: Answer, algebra: Algebra) -> bool:
+    """ "(C) 14" where the reference is 14: which letter the option has in the question is not known here."""
+    return choice.says is not None and equal(choice.says, answer, algebra)
 
 
 def only_itself(a: Answer, b: Answer, _: Algebra) -> bool:
@@ -121,6 +134,8 @@ def only_itself(a: Answer, b: Answer, _: Algebra) -> bool:
 
 def quantities(a: Quantity, b: Quantity, algebra: Algebra) -> bool:
     if a.unit == b.unit:
+        return equal(a.amount, b.amount, algebra)
+    if {"degree"} < {a.unit, b.unit} < {"degree", *TEMPERATURES}:
         return equal(a.amount, b.amount, algebra)
     one, other = worth(a.unit), worth(b.unit)
     if one is None and other is None:
@@ -133,11 +148,22 @@ def quantities(a: Quantity, b: Quantity, algebra: Algebra) -> bool:
 
 
 def unit_left_out(quantity: Quantity, bare: Leaf, algebra: Algebra) -> bool:
+    if isinstance(bare, Expr) and (measured := _letter_for_unit(bare, quantity.unit)):
+        return quantities(quantity, measured, algebra)
     if equal(quantity.amount, bare, algebra):
         return True
     if quantity.unit == "%" and isinstance(quantity.amount, Number):
         return equal(Number(quantity.amount.value / 100), bare, algebra)
     return False
+
+
+def _letter_for_unit(bare: Expr, unit: str) -> Quantity | None:
+    """ "5000 g" where the other side says kg: only beside a unit of its kind is a letter one, elsewhere a variable."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ([a-z])", bare.latex)
+    kinds = [worth(unit), worth(found[2])] if found else [None]
+    if found is None or None in kinds or len({kind[0] for kind in kinds if kind}) > 1:
+        return None
+    return Quantity(Number(Fraction(found[1])), found[2])
 
 
 def in_order(a: Tuple, b: Tuple, algebra: Algebra) -> bool:
@@ -162,6 +188,8 @@ def unions(a: Union, b: Union, algebra: Algebra) -> bool:
 
 
 def only_member(a: Set, b: Answer, algebra: Algebra) -> bool:
+    if b == EMPTY_SET:
+        return not a.items  # a set that holds the empty set is not empty
     return bool(a.items) and all(equal(item, b, algebra) for item in a.items)
 
 
@@ -221,8 +249,9 @@ RULES: dict[tuple[type, type], Rule] = {
     (Number, Number): numbers,
     (Number, Expr): leaves,
     (Expr, Expr): leaves,
-    (Choice, Choice): only_itself,
+    (Choice, Choice): choices,
     (Choice, Expr): letters,
+    **{(Choice, other): option_of for other in (Number, Quantity, Text, Tuple, Interval, Matrix)},
     (Text, Text): only_itself,
     (Numeral, Numeral): only_itself,
     (Quantity, Quantity): quantities,

@@ -15,7 +15,7 @@ _SIGNS = {
     "∅": r"\emptyset ", "°": r"\text{degree}", "℃": r"\text{degree}", "∑": r"\sum ", "∏": r"\prod ", "∫": r"\int ",
     "…": r"\ldots ", "⋯": r"\ldots ", "′": "'", "’": "'", "‘": "'", "“": '"', "”": '"', "，": ", ", "、": ", ",
     "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "θ": r"\theta ", "λ": r"\lambda ", "μ": r"\mu ", "φ": r"\phi ",
-    "ω": r"\omega ", "⟨": r"\langle ", "⟩": r"\rangle ",
+    "ω": r"\omega ", "ℝ": r"\mathbb{R}", "⟨": r"\langle ", "⟩": r"\rangle ",
 }  # fmt: skip
 _UNSEEN = "\u200b\u200c\u200d\u2060\ufeff\u00ad\u200e\u200f\u2061\u2062\u2063"
 _SIGNS |= dict.fromkeys(_UNSEEN, "")
@@ -46,6 +46,7 @@ _ONE = r"\d|[A-Za-z]|\\pi(?![A-Za-z])"  # what is an argument without braces
 
 _FONTS = r"mathrm|mathbf|mathit|mathsf|mathtt|boldsymbol|bm|operatorname\*?"
 _WORDS = r"textbf|textit|textrm|textnormal|texttt|mbox|hbox|emph"
+_ANGLES = "sin|cos|tan|cot|sec|csc"
 _FUNCTIONS = "sin|cos|tan|cot|sec|csc|ln|log|exp|arcsin|arccos|arctan"
 
 _REWRITES = [
@@ -75,6 +76,13 @@ _REWRITES = [
         (rf"\\(?:{_WORDS}|{_FONTS})\s*\{{", r"\\text{"),
         (r"\\text\{\s*(and|or)\s*\}", r" \1 "),
         (r"\\text\{\s*([A-Z]|\d[\d.]*|,)\s*\}", r" \1 "),
+        (r"\\text\{\s*\(([A-J])\)\s*\}", r"(\1) "),
+        (r"\\(?:text)?color\s*\{[^{}]*\}", ""),
+        (r"\\log\s*_\s*(?:\{\s*e\s*\}|e(?![A-Za-z]))", r"\\ln "),
+        # degrees: of an angle that a function is of, and of temperature
+        (rf"(\\(?:{_ANGLES})(?:\s*\^\s*(?:\{{-?\d+\}}|\d))?)\s*[({{]?\s*(\d+(?:\.\d+)?)\s*\\text\{{degree\}}\s*[)}}]?",
+         r"\1(\\frac{\2\\pi}{180}) "),
+        (r"\\text\{degree\}\s*(?:\\text\{\s*)?([CF])(?![A-Za-z])\s*\}?", r"\\text{degree \1}"),
         (r"\\%", "%"),
         (r"^\s*\\approx(?![A-Za-z])", ""),
         # braces that LaTeX lets one leave out: \frac12, \frac{a}2, \sqrt2
@@ -101,7 +109,7 @@ def clean(text: str) -> str:
     text = _MONEY.sub(lambda m: r"\text{" + CURRENCY[m[0][-1]] + "}", text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
-    return re.sub(r"\s+", " ", text).strip().rstrip(".,;: ").strip()
+    return re.sub(r"\s+", " ", text).strip().rstrip(".,;:\\ ").strip()
 
 
 def _without_delimiters(text: str) -> str:

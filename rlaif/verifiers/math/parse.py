@@ -54,7 +54,7 @@ def parse(text: str) -> Answer:
     _check_depth(cleaned)
     if not re.search(r"\w|\\emptyset|\\\{\s*\\\}", cleaned.replace(r"\ldots", "")):
         raise Unreadable(f"no answer in {text[:40]!r}")
-    return _read(cleaned)
+    return _read_item(cleaned)
 
 
 def _check_depth(text: str) -> None:
@@ -65,7 +65,7 @@ def _check_depth(text: str) -> None:
             raise TooComplex(f"brackets more than {DEEPEST} deep")
 
 
-_WRAPPING = re.compile(r"\\(?:boxed|fbox|text|textbf|mbox|mathrm|mathbf)\s*\{")
+_WRAPPING = re.compile(r"\\(?:boxed|fbox|underline|text|textbf|mbox|mathrm|mathbf)\s*\{")
 
 
 def _unwrapped(text: str) -> str:
@@ -82,10 +82,15 @@ def _unwrapped(text: str) -> str:
 
 
 def _read(text: str) -> Answer:
-    for reader in (_choice, _matrix, _list, _union, _plus_minus, _relation, _bracketed, _ratio, _numeral, _quantity):
+    for reader in _READERS:
         if (answer := reader(text)) is not None:
             return answer
     return _number(text) or _expression(text) or Text(_folded(text))
+
+
+def _date(text: str) -> Text | None:
+    """2024-01-05 is a day, not a difference."""
+    return Text(text) if re.fullmatch(r"\d{4}-(?:0\d|1[0-2])-(?:[0-2]\d|3[01])", text) else None
 
 
 _OPTION = re.compile(r"\(([A-J])\)\s*(.*)|([A-J])[.):]\s*(.*)|(?:[Oo]ption|[Cc]hoice)\s+\(?([A-Z])\)?()|([A-Z])()")
@@ -96,7 +101,9 @@ def _choice(text: str) -> Choice | None:
     if not (found := _OPTION.fullmatch(text)):
         return None
     letter, rest = [group for group in found.groups() if group is not None]
-    return None if re.search(r"\b(?:[A-J]|or|wrong|incorrect|maybe|perhaps)\b", rest) else Choice(letter)
+    if re.search(r"\b(?:[A-J]|or|wrong|incorrect|maybe|perhaps)\b", rest):
+        return None
+    return Choice(letter, _read(rest) if re.search(r"\w", rest) else None)
 
 
 _ENVIRONMENT = re.compile(
@@ -175,6 +182,10 @@ def _relation(text: str) -> Answer | None:
     return Relation(tuple(operators), tuple(_read_item(side) for side in sides))
 
 
+def _reals(text: str) -> Interval | None:
+    return Interval("()", *INFINITE[::-1]) if re.fullmatch(r"\\mathbb ?\{? ?R ?\}?", text) else None
+
+
 def _bracketed(text: str) -> Answer | None:
     for left, right in (
         ("(", ")"),
@@ -226,6 +237,7 @@ def _ratio(text: str) -> Tuple | None:
 
 
 def _numeral(text: str) -> Numeral | None:
+    text = re.sub(r"^\(([0-9A-F]+)\)(?=\s*_)", r"\1", text)
     found = re.fullmatch(r"(-?[0-9][0-9A-F]*(?:\.[0-9A-F]+)?)\s*_\s*(?:\{\s*(\d{1,2})\s*\}|(\d{1,2}))", text)
     if not found:
         return None
@@ -233,7 +245,7 @@ def _numeral(text: str) -> Numeral | None:
 
 
 _MEASURED = re.compile(
-    r"(?P<amount>.*?[\d)}.]|.*?(?=\\text))"  # an amount ends in a digit or a bracket, or before \text
+    r"(?P<amount>.*?(?:[\d)}.]|\\pi)|.*?(?=\\text))"  # an amount ends in a digit, pi or a bracket, or before \text
     r"\s*(?:(?P<percent>%)|\\text\{\s*(?P<text>[^{}]*)\}|\s\(\s*(?P<paren>[A-Za-z][^()\d]*)\)"
     r"|(?P<word>(?<![A-Za-z\\])[A-Za-z][A-Za-z .'/-]*))"
     r"\s*(?:\^\s*\{?\s*(?P<power>[23])\s*\}?)?"
@@ -267,13 +279,13 @@ def _quantity(text: str) -> Answer | None:
 
 def _may_be_unit(amount: str, text: str, words: str) -> bool:
     """Bare letters after a number are a unit if they are a known one, or words apart from it; "3x" is not."""
-    if not re.search(r"[\d)}.]$", amount):
+    if not re.search(r"[\d)}.]$|\\pi$", amount):
         return False
     first = words.split()[0].strip(".")
     if len(first) == 1:
         return False
     known = normal_unit(first) in UNITS or first in ("st", "nd", "rd", "th", "percent", "pct", "sq", *MULTIPLIERS)
-    return known or (text[len(amount) : len(amount) + 1] == " " and len(first) > 2)
+    return known or (not amount.endswith("pi") and text[len(amount) : len(amount) + 1] == " " and len(first) > 2)
 
 
 def _measure(amount_text: str, words: str, power: int) -> Answer | None:
@@ -338,7 +350,7 @@ _FACTOR_BEHIND = re.compile(
     r"|(?<![\\A-Za-z])[A-Za-z]|(?<![A-Za-z\\}_])[\dA-Za-z)]\s*\^\s*\{[^{}]*\})\s*\d"
 )
 # "yes" is a word; "ab" is a times b.
-_WORD = re.compile(r"no|on|off|up|in|out|(?=.{3})(?=.*[aeiouAEIOU])[A-Za-z][a-z]+")
+_WORD = re.compile(r"(?i:no|yes|true|false)|on|off|up|in|out|(?=.{3})(?=.*[aeiouAEIOU])[A-Za-z][a-z]+")
 
 
 def _check_size(text: str) -> None:
@@ -365,6 +377,12 @@ def _check_size(text: str) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- helpers
+
+
+_READERS = (
+    *(_date, _choice, _matrix, _list, _union, _plus_minus, _relation),
+    *(_reals, _bracketed, _ratio, _numeral, _quantity),
+)  # fmt: skip
 
 
 def interval_of(relation: Relation) -> Interval | None:

@@ -44,7 +44,7 @@ _KINDS: dict[str, dict[str, Fraction]] = {
     "yen": {"yen jpy": _F(1)},
     "rupees": {"rupee inr": _F(1)},
     "angle": {"degree deg": _F(1)},
-    "speed": {"mph": _F(1)},
+    "length/time": {"mph": _F(1609344, 3600 * 1000)},
 }
 UNITS: dict[str, tuple[str, Fraction]] = {
     word: (kind, worth) for kind, units in _KINDS.items() for words, worth in units.items() for word in words.split()
@@ -59,6 +59,7 @@ MULTIPLIERS = {
     "billion": 10**9,
     "trillion": 10**12,
 }
+TEMPERATURES = ("degree c", "degree f")
 # Words after a number that make it another number, a guess or a sentence: "5 plus three", "2 or three", "5 is wrong".
 NO_UNIT = re.compile(
     r"\b(?:plus|minus|squared|cubed|than|factorial|root|over|power|modulo?|negative|not|is|are|was|were|but|if|because"
@@ -87,7 +88,7 @@ def _singular(word: str) -> str:
 
 def normal_unit(words: str, power: int = 1) -> str:
     """One spelling of a unit: ``square centimeters``, ``sq. cm``, ``cm^2`` are "cm^2"; nouns in the singular."""
-    parts = [_singular(w) for w in re.sub(r"[^\w/%\s-]", " ", words.casefold()).split()]
+    parts = [_singular(w) for w in re.sub(r"[^\w%\s-]", " ", words.casefold().replace("/", " per ")).split()]
     if parts and parts[0] in _POWER and len(parts) > 1:
         power, parts = _POWER[parts[0]], parts[1:]
     name = " ".join(parts)
@@ -97,6 +98,9 @@ def normal_unit(words: str, power: int = 1) -> str:
 def worth(unit: str) -> tuple[str, Fraction] | None:
     """(kind, worth in the kind's first unit) of a measure; None for a counted noun."""
     name, _, power = unit.partition("^")
+    if len(sides := name.split(" per ")) == 2 and not power:
+        over, under = worth(sides[0]), worth(sides[1])
+        return (f"{over[0].removesuffix('^1')}/{under[0]}", over[1] / under[1]) if over and under else None
     if name not in UNITS:
         return None
     kind, factor = UNITS[name]
