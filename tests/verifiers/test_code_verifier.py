@@ -253,6 +253,32 @@ async def test_entry_points_may_be_methods(launcher: Launcher) -> None:
         assert await verifier.verify(answer, row) == Reward(value=1.0)
 
 
+async def test_an_argument_may_have_any_name(launcher: Launcher) -> None:
+    answer = "def f(target, question, self, op): return target + question + self + op"
+    check = "def check(candidate):\n    assert candidate(target=1, question=2, self=3, op=4) == 10"
+    check += "\n    assert candidate(1, 1, op=1, self=1) == 4"
+    calls = [{"kwargs": {"target": n, "question": 2, "self": 3, "op": 4}, "output": 9 + n} for n in (1, 2)]
+    for tests in (check, calls):
+        assert await verifier_of(launcher).verify(answer, {"tests": tests, "entry_point": "f"}) == Reward(value=1.0)
+
+
+@pytest.mark.parametrize("end", ["exit()", "quit(0)", "exit(0) if True else None"])
+async def test_a_program_may_end_by_the_names_that_an_interpreter_has(end: str, launcher: Launcher) -> None:
+    row = {"tests": [{"input": "3 4", "output": "7"}, {"input": "1 2", "output": "3"}]}
+    verdict = await verifier_of(launcher).verify(f"print(sum(map(int, input().split())))\n{end}", row)
+    assert isinstance(verdict, Reward)
+    assert verdict.value == 1.0
+
+
+async def test_a_program_ends_with_its_last_thread(launcher: Launcher) -> None:
+    row = {"tests": [{"input": "3 4", "output": "7"}, {"input": "1 2", "output": "3"}]}
+    answer = "import threading, time\ndef main():\n    time.sleep(0.05)\n    print(sum(map(int, input().split())))\n"
+    answer += "threading.Thread(target=main).start()"
+    verdict = await verifier_of(launcher, threads=True).verify(answer, row)
+    assert isinstance(verdict, Reward)
+    assert (verdict.value, verdict.detail) == (1.0, "")
+
+
 async def test_floats_of_calls_are_exact_unless_a_tolerance_is_given(launcher: Launcher) -> None:
     row = {"tests": [{"args": [3], "output": 0.3}, {"args": [1], "output": 0.1}], "entry_point": "f"}
     answer = "def f(n): return sum([0.1] * n)"

@@ -111,9 +111,12 @@ def run_script(job: Message, channel: Channel) -> None:
     sys.argv = ["solution.py"]
     sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
+    builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]  # an interpreter with `site` has them
     try:
         if program is not None:
             exec(program, new_module("__main__").__dict__)
+            if "threading" in sys.modules:
+                sys.modules["threading"]._shutdown()  # as an interpreter does: wait for threads nobody joined
             code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -210,7 +213,7 @@ def resolve(module: types.ModuleType, path: str) -> Any:
 
 # What may be asked about an object. No operators: how a candidate's object compares or adds up must decide no test.
 OPERATIONS: dict[str, Callable[..., Any]] = {
-    "call": lambda target, *args, **kwargs: target(*args, **kwargs),
+    "call": lambda target, /, *args, **kwargs: target(*args, **kwargs),
     "getattr": getattr,
     "setattr": setattr,
     "getitem": lambda target, key: target[key],
@@ -512,7 +515,7 @@ class Remote:
         for name, value in (("_relay", relay), ("_on", on), ("_kind", kind)):
             object.__setattr__(self, name, value)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self._relay.ask("call", self._on, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
