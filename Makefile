@@ -11,7 +11,7 @@ quickstart: $(VENV)/.train        ## the whole loop on the embedded model
 	$(VENV)/bin/rlaif quickstart
 
 test: $(VENV)/.dev check          ## linters, types, import rules and the fast suite
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/.dev $(VLLM_VENV)/.vllm   ## the suite with the embedded model and a real vLLM server
 	$(VENV)/bin/pytest -m "slow or vllm"

@@ -1,11 +1,15 @@
 """Fixtures of several test files. Imports nothing heavy: it is also read inside the environment that holds vLLM."""
 
+import os
 import signal
 from collections.abc import Iterator
 
 import pytest
 
 from tests.servers.vllm_server import VLLMServer, serve, vllm_venv
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for each core: more threads would only wait for one another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell that starts the suite in the background has it ignore Ctrl-C, and every process started from here would
 # inherit that: the tests of an interruption need the ordinary behaviour.
