@@ -9,7 +9,7 @@ is valid Python.
 import ast
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Literal
 
 Blocks = Literal["last", "first", "all"]
@@ -30,6 +30,15 @@ def programs(text: str, names: Iterable[str] = (), prompt: str = "", blocks: Blo
     fenced = list(fenced_blocks(text))
     readings = [_chosen(fenced, tuple(names), blocks)] if fenced else [text, *_without_prose(text)]
     return tuple(dict.fromkeys(p for reading in readings if reading.strip() for p in _programs(reading, prompt)))
+
+
+def program_in(text: str, languages: Collection[str], blocks: Blocks = "last") -> tuple[str, ...]:
+    """An answer's program in another language: its fenced block, or all of the text; () where there is none.
+    ``languages``: what such a block is called."""
+    text = without_thinking(text)
+    fenced = list(fenced_blocks(text))
+    code = _chosen(fenced, (), blocks, languages) if fenced else text
+    return (code,) if code.strip() else ()
 
 
 def _programs(code: str, prompt: str) -> Iterator[str]:
@@ -89,9 +98,11 @@ def _unindented(lines: list[str], indent: str) -> str:
     return "\n".join(line.removeprefix(indent) for line in lines) + "\n"
 
 
-def _chosen(fenced: Sequence[tuple[str, str]], names: tuple[str, ...], blocks: Blocks) -> str:
-    """Python's own blocks before others; those that define what is asked for before those that do not."""
-    contents = [code for language, code in fenced if language in _PYTHON]
+def _chosen(
+    fenced: Sequence[tuple[str, str]], names: tuple[str, ...], blocks: Blocks, languages: Collection[str] = _PYTHON
+) -> str:
+    """The language's own blocks before others; those that define what is asked for before those that do not."""
+    contents = [code for language, code in fenced if language in languages]
     contents = contents or [code for language, code in fenced if not language] or [code for _, code in fenced]
     if blocks == "all":
         return "\n".join(contents)

@@ -16,7 +16,7 @@ from rlaif.verifiers.sandbox import values
 from rlaif.verifiers.sandbox.base import Launcher, Limits, Tier
 from rlaif.verifiers.sandbox.session import Ended, Guest, Message, ended, open_guest, open_session, read_outline
 
-WHOLE_RUNS: frozenset[Tier] = frozenset(("remote",))  # where one request is a whole run: of programs with streams only
+WHOLE_RUNS: frozenset[Tier] = frozenset(("remote", "bwrap"))  # one request is a whole run, of a program with streams
 
 
 @dataclass

@@ -20,7 +20,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 from pydantic import Field, model_validator
@@ -30,14 +30,15 @@ from rlaif.errors import InputError, TaskError
 from rlaif.types import Reward, Unverified
 from rlaif.verifiers.base import Task
 from rlaif.verifiers.code.compare import Compare
-from rlaif.verifiers.code.extract import Blocks, programs
+from rlaif.verifiers.code.extract import Blocks, program_in, programs
 from rlaif.verifiers.code.first_try import PureCalls, passes, pure_calls
 from rlaif.verifiers.code.selfcheck import Learnt, learn, passing_without_knowledge
 from rlaif.verifiers.code.tasks import CodeTask, Mode, Streams, read_task
 from rlaif.verifiers.code.verdicts import Outcome, Rules, run
 from rlaif.verifiers.sandbox.base import TIERS, Launcher, Limits, SandboxError, Tier
+from rlaif.verifiers.sandbox.bwrap import LANGUAGES, LanguageName
 from rlaif.verifiers.sandbox.interp import Interpreter
-from rlaif.verifiers.sandbox.probe import open_sandbox
+from rlaif.verifiers.sandbox.probe import open_bubblewrap, open_sandbox
 
 _ATTEMPTS = 3  # when the sandbox itself fails
 _KNOWN_TASKS = 10_000
@@ -66,8 +67,10 @@ class CodeVerifier:
         (`rlaif.verifiers.sandbox.probe.open_sandbox`). ``remote_url``: of the service, for ``tier: remote``, which
         runs whole programs only (mode "io", without a checker). ``interp``: try tests that are calls with literals in
         a fast interpreter first; a pass counts and is flagged "interp", anything else is run in the sandbox.
+        ``language``: another one runs by bubblewrap (tier bwrap), whole programs only as with a remote sandbox.
         ``workers``: answers judged at the same time (default: the processors)."""
 
+        language: Literal["python"] | LanguageName = "python"
         mode: Mode = "auto"
         compare: Compare = "tokens"
         tolerance: float = Field(1e-6, ge=0, lt=1)
@@ -94,6 +97,11 @@ class CodeVerifier:
                 raise ValueError("tier: remote and remote_url (http://host:port of the service) belong together")
             if self.tier == "remote" and self.mode not in ("auto", "io"):
                 raise ValueError(f"tier: remote runs whole programs only (mode io), not mode {self.mode}")
+            if self.language != "python":
+                if self.mode not in ("auto", "io") or self.interp:
+                    raise ValueError(f"language: {self.language} is for whole programs (mode io), without interp")
+                if self.tier not in (None, "bwrap"):
+                    raise ValueError(f"language: {self.language} runs in tier bwrap only, not in tier {self.tier}")
             if self.interp and (self.tier == "remote" or self.mode == "io"):
                 raise ValueError("interp: true is for tests that call functions, not for whole programs (mode io)")
             if self.interp and self.min_tier is not None and TIERS.index(self.min_tier) > TIERS.index("interp"):
@@ -146,7 +154,7 @@ class CodeVerifier:
         task, learnt = proven.task, proven.learnt
         if len(completion) > 5 * self.options.max_code_chars:
             return Reward(value=0.0, reason="unparseable", detail=f"an answer of {len(completion):,} characters")
-        sources = programs(completion, task.names, task.prompt, self.options.blocks)
+        sources = self._programs(completion, task)
         if not sources:
             return Reward(value=0.0, reason="unparseable", detail="no program in the answer")
         if len(sources[-1]) > self.options.max_code_chars:
@@ -165,6 +173,11 @@ class CodeVerifier:
             again = await self._attempt(judged)  # an answer by luck is none
             outcome = outcome if again.passed else again
         return _reward(outcome, learnt, flags, self.options.partial)
+
+    def _programs(self, completion: str, task: CodeTask) -> tuple[str, ...]:
+        if self.options.language == "python":
+            return programs(completion, task.names, task.prompt, self.options.blocks)
+        return program_in(completion, LANGUAGES[self.options.language].fences, self.options.blocks)
 
     async def _passes_first_try(self, pure: PureCalls, sources: Sequence[str], learnt: Learnt) -> bool:
         async with self._here().slots:
@@ -223,11 +236,12 @@ class CodeVerifier:
         return known
 
     async def _proven(self, row: Task) -> "_Proven":
-        task = read_task(row, self.options.mode)
-        if self.options.tier == "remote" and (not isinstance(task.tests, Streams) or task.tests.checker is not None):
+        whole = self.options.tier == "remote" or self.options.language != "python"
+        task = read_task(row, "io" if self.options.language != "python" else self.options.mode)
+        if whole and (not isinstance(task.tests, Streams) or task.tests.checker is not None):
+            what = "tier remote" if self.options.tier == "remote" else f"language {self.options.language}"
             raise TaskError(
-                "tier remote runs whole programs only: give tests of {input, output} texts (mode io) without a "
-                "checker, or take a tier of this machine."
+                f"{what} is for whole programs only: give tests of {{input, output}} texts (mode io) without a checker."
             )
         pure = pure_calls(task) if self.options.interp else None
         if not self.options.self_check:
@@ -264,7 +278,10 @@ class CodeVerifier:
                 # A verdict holds up to two processes at a time: with fewer places than that, two verdicts could each
                 # hold one and wait for ever for another.
                 o, workers = self.options, 2 * self.workers
-                launcher = open_sandbox(o.min_tier, o.tier, o.allow_unsafe, workers, o.remote_url)
+                if o.language == "python":
+                    launcher = open_sandbox(o.min_tier, o.tier, o.allow_unsafe, workers, o.remote_url)
+                else:
+                    launcher = open_bubblewrap(o.language, o.min_tier, self.workers)
                 self._launcher = launcher
             return launcher
 

@@ -19,10 +19,11 @@ TIERS = (
     "unsafe",
     "remote",
     "interp",
+    "bwrap",
     "lsm",
     "ns",
 )  # from the weakest; a tier named ``min_tier`` or a later one will do
-Tier = Literal["unsafe", "remote", "interp", "lsm", "ns"]
+Tier = Literal["unsafe", "remote", "interp", "bwrap", "lsm", "ns"]
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from rlaif.errors import InputError
 from rlaif.verifiers.sandbox.base import TIERS, Launcher, Limits, SandboxError, Tier
+
+if TYPE_CHECKING:
+    from rlaif.verifiers.sandbox.bwrap import LanguageName
 
 LOCAL: tuple[Literal["ns", "lsm"], ...] = ("ns", "lsm")  # tiers that are tried here, best first
 _logger = logging.getLogger(__name__)
@@ -72,8 +75,8 @@ def survey(min_tier: Tier | None = None, tier: Tier | None = None, allow_unsafe:
     for name in (min_tier, tier):
         if name is not None and name not in get_args(Tier):
             raise InputError(f"sandbox: there is no tier {name!r}; from the weakest there are: {', '.join(TIERS)}.")
-    if tier in ("remote", "interp"):
-        raise InputError(f"sandbox: tier {tier!r} is not one of this machine's own; there are: {', '.join(LOCAL)}.")
+    if tier in ("remote", "interp", "bwrap"):
+        raise InputError(f"sandbox: tier {tier!r} does not run Python on this machine; there are: {', '.join(LOCAL)}.")
     missing: dict[str, str] = {}
     taken: Trial | None = None
     for candidate in LOCAL:
@@ -138,6 +141,27 @@ def _remote(min_tier: Tier | None, workers: int | None, url: str | None) -> Laun
         raise InputError("sandbox: tier 'remote' needs remote_url: where the service is (http://host:port).")
     _logger.info("sandbox: tier remote (%s): how well it isolates is that service's affair", url)
     return RemoteLauncher(url, workers or 16)
+
+
+def open_bubblewrap(language: "LanguageName", min_tier: Tier | None = None, workers: int | None = None) -> Launcher:
+    """A launcher of tier ``bwrap``, for programs in a language other than Python; attacked before it is believed.
+    Raises InputError where it is missing or does not hold, with what to do."""
+    from rlaif.verifiers.sandbox.bwrap import BubblewrapLauncher
+
+    refuse_weaker("bwrap", min_tier)
+    launcher = BubblewrapLauncher(language, workers or os.cpu_count() or 1)
+    try:
+        with _bait() as bait, ThreadPoolExecutor(1) as pool:  # the caller may be inside an event loop
+            trying = launcher.trial(Path(bait["file"]), bait["secret"])
+            why = pool.submit(asyncio.run, trying).result()
+            if Path(bait["file"]).read_text() != bait["secret"]:
+                why = "a program in it could write to this machine's files"
+    except SandboxError as error:
+        why = _explained(str(error).removeprefix("tier bwrap: "))
+    if why:
+        raise InputError(f"sandbox: tier 'bwrap', which {language} needs, does not hold on this machine: {why}.")
+    _logger.info("sandbox: tier bwrap for programs in %s (%s)", language, launcher.bwrap)
+    return launcher
 
 
 def refuse_weaker(tier: Tier, min_tier: Tier | None, detail: str = ".") -> None:
@@ -242,7 +266,17 @@ _HELD_BACK = (
 
 def _explained(why: str) -> str:
     """What a server could not do, and how this machine could let it."""
-    if why.startswith(("new user namespace", "new mount namespace", "make a new root", "write uid_map", "show ")):
+    if why.startswith(
+        (
+            "bwrap: No permissions",
+            "bwrap: setting up uid map",
+            "new user namespace",
+            "new mount namespace",
+            "make a new root",
+            "write uid_map",
+            "show ",
+        )
+    ):
         for path, value, cure in _HELD_BACK:
             with contextlib.suppress(OSError):
                 if Path(path).read_text().strip() == value:
