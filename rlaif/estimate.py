@@ -36,6 +36,7 @@ from rlaif.judges.stats import JudgingStats
 from rlaif.pairing import plan_comparisons, with_revisions
 from rlaif.prompts import check_prompts, read_prompts, read_samples
 from rlaif.revision import Reviser
+from rlaif.rewards import open_run_reward
 from rlaif.runs import LEDGER, check_run
 from rlaif.sampling import given, is_usable, sample, with_system
 from rlaif.types import ChatReply, ChatRequest, Comparison, Completion, Constitution, Prompt, Usage, Verdict
@@ -284,6 +285,8 @@ def estimate(
     samples = config.policy.completions
     found = check_prompts(str(samples or config.prompts), samples=samples is not None)
     check_run(config.out, config, fresh=fresh)
+    if config.reward is not None:
+        asyncio.run(open_run_reward(config.reward).aclose())  # unknown names and wrong options are told now
     with ExitStack() as stack:
         path = config.out / LEDGER
         ledger = stack.enter_context(Ledger.open(path, read_only=True)) if path.exists() and not fresh else None

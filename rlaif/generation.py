@@ -26,14 +26,14 @@ from rlaif.dataset import dataset_card, preference_record, write_parquet
 from rlaif.engine import Budget, open_client
 from rlaif.engine.ledger import Ledger
 from rlaif.engine.stored import open_stored
-from rlaif.errors import InputError, QualityError, TaskError
+from rlaif.errors import QualityError, TaskError
 from rlaif.judges import Judge, judge_comparisons, make_judge
 from rlaif.judges.ask import resolve_labels
 from rlaif.judges.stats import JudgingStats
 from rlaif.pairing import Rewards, decide_by_rewards, pair, plan_comparisons, with_revisions
 from rlaif.prompts import PromptFile, check_prompts, read_prompts, read_samples
 from rlaif.revision import Reviser
-from rlaif.rewards import PartsMonitor, Scored, open_reward, rejection_sample
+from rlaif.rewards import PartsMonitor, Scored, open_run_reward, rejection_sample
 from rlaif.runs import RowFiles, check_answered, on_disk, open_run, write_manifest, write_text
 from rlaif.sampling import given, is_usable, sample, with_system
 from rlaif.types import Completion, Constitution, Dropped, Judgement, PreferencePair, Prompt, RewardRow, Unjudged
@@ -339,11 +339,12 @@ class _Verifying:
 
     def __init__(self, config: GenerateConfig) -> None:
         assert config.reward is not None
-        if any(node.verifier == "judge" for _, node in config.reward.walk()):
-            raise InputError("reward: the run's own judge decides among equals; leave the verifier 'judge' out.")
         self._config = config
-        self._reward = open_reward(config.reward)
+        self._reward = open_run_reward(config.reward)
         self._low, self._high = config.reward.bounds
+        # A right answer is one above all wrong ones, though the shaping took something off it.
+        self._right = self._high - (config.reward.shaping.budget if config.reward.shaping else 0.0)
+        self._tiers: set[str] = set()
         self.monitor = PartsMonitor()
 
     async def task(self, prompt: Prompt) -> Task | Dropped | None:
@@ -377,7 +378,7 @@ class _Verifying:
                 ),
             )
         rejection = self._config.rejection
-        threshold = self._high if rejection.threshold is None else rejection.threshold
+        threshold = self._right if rejection.threshold is None else rejection.threshold
         kept = [c for c in result.completions if c.id in scored]
         values = [scored[c.id] for c in kept]
         texts = [c.text for c in kept]
@@ -399,10 +400,11 @@ class _Verifying:
 
     def report(self) -> dict[str, Any]:
         """For the manifest."""
-        tiers = {getattr(v, "tier", None) for v in self._reward.verifiers.values()} - {None}
-        return {"verifiers": self._reward.identities, "sandbox": sorted(tiers), **self.monitor.report()}
+        return {"verifiers": self._reward.identities, "sandbox": sorted(self._tiers), **self.monitor.report()}
 
     async def aclose(self) -> None:
+        tiers = [getattr(v, "tier", None) for v in self._reward.verifiers.values()]  # while they are open
+        self._tiers.update(tier for tier in tiers if tier is not None)
         await self._reward.aclose()
 
 

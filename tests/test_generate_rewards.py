@@ -8,6 +8,7 @@ import pytest
 
 from rlaif.config.base import Config
 from rlaif.errors import InputError, QualityError, TaskError
+from rlaif.estimate import estimate
 from rlaif.pairing import Rewards, decide_by_rewards
 from rlaif.types import Comparison, Dropped, Reward, Unverified
 from rlaif.verifiers.base import Task
@@ -125,6 +126,27 @@ def test_the_run_goes_on_with_another_reward_and_asks_only_what_is_new(tmp_path:
     run(tmp_path, reward=None)
     assert {r.messages for r in fakes.SENT}.isdisjoint(before)
     assert len(fakes.SENT) > 50
+
+
+def test_a_right_answer_that_shaping_took_something_off_is_still_among_the_best(tmp_path: Path) -> None:
+    shaped = {"shaping": {"of": {"verifier": VERIFIER}, "length": {"free": 0, "full": 1}}}
+    run(tmp_path, reward=shaped, rejection={"keep": 4})
+    best = rows(tmp_path, "best")
+    assert best
+    assert {row["reward"] for row in best} == {0.9}
+
+
+def test_the_sandbox_that_decided_is_in_the_manifest(tmp_path: Path) -> None:
+    asserts = {"tests": ["assert f(1) == 2", "assert f(2) == 3"]}
+    manifest = run(tmp_path, [{"prompt": "Write f.", **asserts}], reward={"verifier": "code"})
+    assert manifest["rewards"]["sandbox"] in (["ns"], ["lsm"])
+
+
+@pytest.mark.parametrize("reward", [{"verifier": "mth"}, {"verifier": "math", "options": {"secnds": 1}}])
+def test_a_dry_run_tells_a_wrong_reward(tmp_path: Path, reward: dict[str, Any]) -> None:
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Why?", "reference": "1"}\n', encoding="utf-8")
+    with pytest.raises(InputError, match="did you mean"):
+        estimate(config(tmp_path, reward=reward))
 
 
 def test_a_judge_inside_the_reward_is_refused(tmp_path: Path) -> None:

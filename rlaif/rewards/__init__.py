@@ -12,8 +12,16 @@ selection.py     best-of-n and rejection sampling: pure
 A reward model is a verifier of your own (``package.module:Class``, see `rlaif.verifiers.base`) with a ``range``.
 """
 
-from rlaif.rewards.composite import CompositeReward, Scored, open_reward
+from rlaif.rewards.composite import CompositeReward, Scored, open_reward, open_run_reward
 from rlaif.rewards.monitor import PartsMonitor
 from rlaif.rewards.selection import best_of_n, rejection_sample
 
-__all__ = ["CompositeReward", "PartsMonitor", "Scored", "best_of_n", "open_reward", "rejection_sample"]
+__all__ = [
+    "CompositeReward",
+    "PartsMonitor",
+    "Scored",
+    "best_of_n",
+    "open_reward",
+    "open_run_reward",
+    "rejection_sample",
+]

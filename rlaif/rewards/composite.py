@@ -59,6 +59,14 @@ def open_reward(config: Node, document: Document | None = None, at: Path_ = ("re
     return CompositeReward(config, verifiers)
 
 
+def open_run_reward(config: Node) -> "CompositeReward":
+    """The reward of a run of `generate`, whose own judge is asked where this one leaves two completions equal. Raises
+    InputError as `open_reward` does, and for a judge inside."""
+    if any(node.verifier == "judge" for _, node in config.walk()):
+        raise InputError("reward: the run's own judge decides among equals; leave the verifier 'judge' out.")
+    return open_reward(config)
+
+
 class CompositeReward:
     """Scores completions by a config's tree. ``verifiers``: of each leaf, by its name; closed with `aclose`.
 
