@@ -88,6 +88,7 @@ _COMPILING = Limits(seconds=20.0, memory_mb=2048, output_bytes=32 << 20, file_mb
 _COMPILER_PROCESSES = 16
 _KEPT_PROGRAMS = 32
 _NOBODY = 65534
+_LAST_WORDS_SECONDS = 5.0
 _INIT_PROCESSES = 1  # bubblewrap's own in there
 _SHELL = "/bin/sh"
 # Limits that bubblewrap itself must not have. Some shells call the number of processes -u, others -p.
@@ -239,13 +240,14 @@ class _Run:
         late = False
         try:
             async with asyncio.timeout(self.limits.seconds):
-                await asyncio.gather(*reading)
+                await asyncio.wait(reading)  # not gather, which would end them too when time is up
                 await self.process.wait()
         except TimeoutError:
             late = True
         finally:
             self._kill()  # and with it all that it holds
             feeding.cancel()
+            await asyncio.wait((feeding, *reading), timeout=_LAST_WORDS_SECONDS)  # pipes left open outlive their loop
             for task in reading:
                 task.cancel()
             await self.process.wait()
@@ -254,10 +256,12 @@ class _Run:
     async def _feed(self, data: bytes) -> None:
         stdin = self.process.stdin
         assert stdin is not None
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            stdin.write(data)
-            await stdin.drain()
-        stdin.close()
+        try:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                stdin.write(data)
+                await stdin.drain()
+        finally:
+            stdin.close()
 
     async def _collect(self, stream: asyncio.StreamReader, kept: bytearray) -> None:
         while chunk := await stream.read(1 << 16):
