@@ -240,6 +240,16 @@ async def test_a_function_under_test_may_have_the_name_of_a_known_one(name: str,
     assert other.value == 0.0
 
 
+async def test_tests_may_ask_that_an_argument_is_left_alone(launcher: Launcher) -> None:
+    tests = "a = [3, 1, 2]\nassert ordered(a) == [1, 2, 3]\nassert a == [3, 1, 2]\nassert ordered([2, 1]) == [1, 2]"
+    row = {"tests": tests, "reference": "def ordered(a): return sorted(a)"}
+    verifier = verifier_of(launcher)
+    assert await verifier.verify("def ordered(a): return sorted(a)[:]", row) == Reward(value=1.0)
+    changed = await verifier.verify("def ordered(a):\n    a.sort()\n    return a", row)
+    assert isinstance(changed, Reward)
+    assert (changed.value, changed.reason) == (0.0, "wrong")
+
+
 async def test_entry_points_may_be_methods(launcher: Launcher) -> None:
     verifier = verifier_of(launcher)
     answer = "class Solution:\n    def add(self, a, b):\n        return a + b\n"

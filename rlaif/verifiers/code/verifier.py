@@ -20,6 +20,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal, Self, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -164,14 +165,17 @@ class CodeVerifier:
         rules = replace(self.rules, go_on=self.options.partial)
         limits = self._limits(learnt)
 
-        async def judged() -> Outcome:
-            return await run(await self._sandbox(), limits, task, sources, rules, learnt.write_back)
+        async def judged(write_back: bool = learnt.write_back) -> Outcome:
+            return await run(await self._sandbox(), limits, task, sources, rules, write_back)
 
         outcome = await self._attempt(judged)
         flags = _flags(outcome, task)
         if outcome.passed and "chance" in flags:
             again = await self._attempt(judged)  # an answer by luck is none
             outcome = outcome if again.passed else again
+        if outcome.passed and outcome.changes_arguments and not learnt.write_back:
+            # The reference leaves its arguments alone, and tests may ask for that: it must pass where they see it, too.
+            outcome = await self._attempt(partial(judged, True))
         return _reward(outcome, learnt, flags, self.options.partial)
 
     def _programs(self, completion: str, task: CodeTask) -> tuple[str, ...]:
