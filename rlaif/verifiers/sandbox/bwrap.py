@@ -230,9 +230,11 @@ class _Run:
         self.flooded = False
 
     async def finished(self, stdin: bytes) -> Finished:
+        assert self.process.stdin is not None
         assert self.process.stdout is not None
         assert self.process.stderr is not None
-        feeding = asyncio.create_task(self._feed(stdin))
+        self.process.stdin.write(stdin)
+        self.process.stdin.close()  # when all of it is written, or nobody reads it
         reading = [
             asyncio.create_task(self._collect(stream, kept))
             for stream, kept in zip((self.process.stdout, self.process.stderr), self.kept, strict=True)
@@ -246,22 +248,11 @@ class _Run:
             late = True
         finally:
             self._kill()  # and with it all that it holds
-            feeding.cancel()
-            await asyncio.wait((feeding, *reading), timeout=_LAST_WORDS_SECONDS)  # pipes left open outlive their loop
+            await asyncio.wait(reading, timeout=_LAST_WORDS_SECONDS)  # pipes left open outlive their loop
             for task in reading:
                 task.cancel()
             await self.process.wait()
         return Finished(self._ending(late), bytes(self.kept[0]), bytes(self.kept[1]))
-
-    async def _feed(self, data: bytes) -> None:
-        stdin = self.process.stdin
-        assert stdin is not None
-        try:
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                stdin.write(data)
-                await stdin.drain()
-        finally:
-            stdin.close()
 
     async def _collect(self, stream: asyncio.StreamReader, kept: bytearray) -> None:
         while chunk := await stream.read(1 << 16):
