@@ -272,6 +272,7 @@ async def test_memory_is_limited() -> None:
 
 
 async def test_a_run_that_is_no_longer_wanted_is_ended() -> None:
+    sandbox_of("bash")
     running = asyncio.create_task(ran("bash", "sleep 54321", seconds=30))
     for _ in range(100):
         await asyncio.sleep(0.05)
