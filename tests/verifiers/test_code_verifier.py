@@ -250,6 +250,11 @@ async def test_tests_may_ask_that_an_argument_is_left_alone(launcher: Launcher) 
     assert (changed.value, changed.reason) == (0.0, "wrong")
 
 
+async def test_half_a_character_as_input_is_a_wrong_task(launcher: Launcher) -> None:
+    with pytest.raises(TaskError, match="half of a character"):
+        await verifier_of(launcher).prepare({"tests": [{"input": "\ud800", "output": "x"}]})
+
+
 async def test_entry_points_may_be_methods(launcher: Launcher) -> None:
     verifier = verifier_of(launcher)
     answer = "class Solution:\n    def add(self, a, b):\n        return a + b\n"

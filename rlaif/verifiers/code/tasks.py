@@ -180,6 +180,12 @@ def _streams(tests: Any, row: Row) -> Streams:
         given, expected = case.get("input", case.get("stdin", "")), _first(case, "output", "expected", "stdout")
         if not isinstance(given, str) or not isinstance(expected, str):
             raise TaskError(f"test {number}: input and output of a program are texts.")
+        try:
+            (given + expected).encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            raise TaskError(
+                f"test {number}: its text holds half of a character, which no program can be given."
+            ) from None
         cases.append((given, expected))
     checker = row.get("checker")
     if checker is not None and not (isinstance(checker, str) and "def check" in checker):
