@@ -90,7 +90,7 @@ def _packages() -> set[tuple[str, tuple[str, ...], str]]:
     for line in requires("rlaif") or ():
         name, _, rest = re.match(r"([\w.-]+)(\[.*?\])?(.*)", line).groups()  # type: ignore[union-attr]
         versions, _, marker = rest.partition(";")
-        extra = re.search(r"extra == ['\"](\w+)['\"]", marker)
+        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", marker)
         if name == "rlaif" or (extra and extra[1] == "dev"):
             continue
         wanted[name] = versions.strip()
