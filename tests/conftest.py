@@ -1,5 +1,6 @@
 """Fixtures of several test files. Imports nothing heavy: it is also read inside the environment that holds vLLM."""
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -10,6 +11,14 @@ from tests.servers.vllm_server import VLLMServer, serve, vllm_venv
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for each core: more threads would only wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+with contextlib.suppress(ImportError):  # it is not in the environment of vLLM
+    from hypothesis import settings
+
+    settings.register_profile(
+        "rlaif", derandomize=True
+    )  # the same examples every time; HYPOTHESIS_PROFILE=default: new ones
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "rlaif"))
 
 # A shell that starts the suite in the background has it ignore Ctrl-C, and every process started from here would
 # inherit that: the tests of an interruption need the ordinary behaviour.
