@@ -15,9 +15,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for each core: more threads 
 with contextlib.suppress(ImportError):  # it is not in the environment of vLLM
     from hypothesis import settings
 
-    settings.register_profile(
-        "rlaif", derandomize=True
-    )  # the same examples every time; HYPOTHESIS_PROFILE=default: new ones
+    # The same examples every time; HYPOTHESIS_PROFILE=default tries new ones.
+    settings.register_profile("rlaif", derandomize=True)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "rlaif"))
 
 # A shell that starts the suite in the background has it ignore Ctrl-C, and every process started from here would
