@@ -1,4 +1,4 @@
-"""Training: one file a method, behind `rlaif.training.check`; only ``trl_adapter.py`` imports trl.
+"""Training: one file a method, behind `rlaif.training.check`; only ``trl_adapter/`` imports trl.
 
 ``train_dpo`` and ``check_dpo`` are loaded when they are asked for: importing this package loads no torch.
 """
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlaif.training.check import CheckReport, check_dpo
-    from rlaif.training.dpo import TrainResult, train_dpo
+    from rlaif.training.dpo import train_dpo
+    from rlaif.training.folder import TrainResult
 
 _HOME = {
     "CheckReport": "rlaif.training.check",
     "check_dpo": "rlaif.training.check",
-    "TrainResult": "rlaif.training.dpo",
+    "TrainResult": "rlaif.training.folder",
     "train_dpo": "rlaif.training.dpo",
 }
 __all__ = ["CheckReport", "TrainResult", "check_dpo", "train_dpo"]

@@ -1,18 +1,18 @@
 """What a training says while it runs, and how it ends early. Imports transformers."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from transformers import TrainerCallback
 
+from rlaif.training.folder import Progress, StopAsked
 from rlaif.training.plan import Plan
 
 
 class Shown(TrainerCallback):  # type: ignore[misc]
     """Reports each optimizer step to ``progress`` (steps done, steps in all, note)."""
 
-    def __init__(self, progress: Callable[[int, int, str], None], plan: Plan) -> None:
+    def __init__(self, progress: Progress, plan: Plan) -> None:
         self.progress, self.plan = progress, plan
         self.last: dict[str, float] = {}
         self.began = time.monotonic()
@@ -34,20 +34,17 @@ class Shown(TrainerCallback):  # type: ignore[misc]
             self.progress(state.global_step, state.max_steps, note)
 
 
-class Stop(TrainerCallback):  # type: ignore[misc]
-    """Ends the training after the step in progress, with a checkpoint, once `ask` was called; and saves none at the
-    very end, where the model itself is about to be written."""
+class StopWhenAsked(TrainerCallback):  # type: ignore[misc]
+    """Ends the training after the step in progress, with a checkpoint, once the user asked for it; and saves none at
+    the very end, where the model itself is about to be written."""
 
-    def __init__(self) -> None:
-        self.asked = False
-
-    def ask(self) -> None:
-        self.asked = True
+    def __init__(self, stop: StopAsked) -> None:
+        self.stop = stop
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         if state.global_step >= state.max_steps:
             control.should_save = False
-        elif self.asked:
+        elif self.stop.asked:
             control.should_save = control.should_training_stop = True
         return control
 
@@ -57,5 +54,5 @@ class Stop(TrainerCallback):  # type: ignore[misc]
         return control
 
 
-def make_callbacks(progress: Callable[[int, int, str], None], plan: Plan) -> tuple[Shown, Stop]:
-    return Shown(progress, plan), Stop()
+def make_callbacks(progress: Progress, plan: Plan, stop: StopAsked) -> list[TrainerCallback]:
+    return [Shown(progress, plan), StopWhenAsked(stop)]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlaif.config.base import Config
-from rlaif.config.train import TrainDPOConfig
+from rlaif.config.train import TrainConfig, TrainDPOConfig
 from rlaif.errors import InputError
 from rlaif.preferences import Pair, Preferences, counted, read_preferences
 from rlaif.training.model import ModelFacts, TokenizerFacts, load_tokenizer, model_facts, tokenizer_facts
@@ -91,6 +91,16 @@ class CheckReport(Config):
     settings: list[SettingReport]
     findings: list[Finding]
     versions: dict[str, str]
+
+    def manifest(self, kind: str, config: TrainConfig) -> dict[str, Any]:
+        """What a training's manifest.json says before it begins."""
+        return {
+            "kind": kind,
+            "finished": False,
+            "versions": self.versions,
+            "config": config.model_dump(mode="json"),
+            **self.model_dump(mode="json", exclude={"versions"}),
+        }
 
 
 @dataclass(frozen=True)

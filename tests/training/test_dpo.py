@@ -248,7 +248,7 @@ def test_the_shared_prompt_gives_trls_loss_and_gradients(
     from rlaif.config.train import LoraConfig
     from rlaif.training.losses import dpo_losses
     from rlaif.training.model import adapter_config
-    from rlaif.training.trl_adapter import SharedPromptCollator, _row_logps
+    from rlaif.training.trl_adapter.dpo import SharedPromptCollator, _row_logps
 
     pairs = tokenized(tiny_model, contract_rows(4), 40, tmp_path)[0].pairs
     model: Any = AutoModelForCausalLM.from_pretrained(tiny_model, attn_implementation=attention)
@@ -307,8 +307,8 @@ def test_a_whole_training_follows_trls_own(config: Make, tiny_model: Path, tmp_p
 def test_a_model_that_does_not_take_shared_prompts_is_trained_as_trl_does(
     config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rlaif.training import trl_adapter
     from rlaif.training.losses import share_prompts
+    from rlaif.training.trl_adapter import dpo as trl_adapter
 
     expected = train_dpo(config(learning_rate=0.01)).manifest["curve"]
 

@@ -1,4 +1,4 @@
-"""The only importer of trl: DPOTrainer of TRL 1.16, fed with pairs that are tokenized and checked already.
+"""DPOTrainer of TRL 1.16, fed with pairs that are tokenized and checked already.
 
 What it does otherwise than a plain ``DPOTrainer``, each for a reason:
 
@@ -13,17 +13,12 @@ Not covered: several machines, DeepSpeed and FSDP.
 """
 
 import math
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when huggingface_hub is imported: TRL reports each trainer
-
-import huggingface_hub.constants
 import torch
-import transformers
 import trl
 from datasets import Dataset
 from torch.utils.data import Sampler
@@ -36,10 +31,6 @@ from rlaif.training.losses import SharedPromptRow, completion_logps, dpo_losses,
 from rlaif.training.model import adapter_config
 from rlaif.training.plan import Plan
 from rlaif.training.tokens import TokenPair
-
-transformers.utils.logging.disable_progress_bar()  # one bar for loading, another for writing, below ours
-warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # TRL's own call
-huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # where it was imported before this module
 
 # Two ways to the same sum of log-probs differ by rounding only; a model that looks elsewhere is off by whole nats.
 _SAME_LOGPS = 0.01

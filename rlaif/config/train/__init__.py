@@ -1,0 +1,7 @@
+"""The configs of `rlaif train`: one class and one file for each method, on the keys of ``base.py``."""
+
+from rlaif.config.train.base import LoraConfig, TrainConfig
+from rlaif.config.train.dpo import TrainDPOConfig
+from rlaif.config.train.elsewhere import replaced_key
+
+__all__ = ["LoraConfig", "TrainConfig", "TrainDPOConfig", "replaced_key"]
