@@ -31,8 +31,9 @@ from rlaif.engine.prices import Price, how_to_price, number, price_of, total
 from rlaif.engine.stored import known_capabilities, server_url, stored_identity
 from rlaif.engine.tokens import estimate_tokens
 from rlaif.judges import Judge, judge_comparisons, make_judge
-from rlaif.judges.ask import resolve_labels
+from rlaif.judges.ask import How, resolve_labels
 from rlaif.judges.stats import JudgingStats
+from rlaif.judging.gold import read_gold
 from rlaif.pairing import plan_comparisons, with_revisions
 from rlaif.prompts import check_prompts, read_prompts, read_samples
 from rlaif.revision import Reviser
@@ -92,6 +93,7 @@ _ENOUGH = 10  # replies of a kind to learn from
 # Where no verdict is known yet: shares of first looks that are not sure, and of comparisons for the next judge.
 UNSURE = 0.5
 ESCALATED = 0.3
+_FEW_LABELLED = 100  # pairs: with fewer, a kappa of 0.5 is known to no better than plus or minus 0.17
 
 
 @dataclass
@@ -322,9 +324,10 @@ class _Dry:
         return client
 
     async def main(self, progress: Progress | None) -> Estimate:
+        measured = await self._measure_judges()
         for model in self.config.judge.models:
             client = self._open(model, "judge", self._kind_of_question)
-            labels = await resolve_labels(client, self.config.judge)
+            labels = measured.get(model.model) or await resolve_labels(client, self.config.judge)
             if client.tally.pending:  # only a request can tell, and it was not sent yet
                 self.notes.append(
                     f"{model.model}: whether it gives log-probs is asked when the run begins; counted as if it did not"
@@ -336,6 +339,24 @@ class _Dry:
             if progress:
                 progress(number_, self.prompts)
         return self._estimate()
+
+    async def _measure_judges(self) -> dict[str, How]:
+        """Count what measuring the judges on the labelled pairs sends. Where each judge's verdicts are read from."""
+        judge, seed = self.config.judge, self.config.seed
+        pairs = read_gold(judge.gold) if judge.gold is not None else []
+        if judge.min_kappa is not None and len(pairs) < _FEW_LABELLED:
+            self.notes.append(
+                f"{judge.gold}: {len(pairs)} labelled pairs are few; min_kappa decides by the value measured on them,"
+                " whose interval will be wide."
+            )
+        found: dict[str, How] = {}
+        for model in judge.models if pairs else ():
+            client = self._open(model, "gold", self._kind_of_question)
+            found[model.model] = await resolve_labels(client, judge)
+            alone = make_judge(client, judge.model_copy(update={"models": [model]}), found[model.model])
+            for pair in pairs:
+                await judge_comparisons([pair.comparison], self.constitution, [alone], seed)
+        return found
 
     def _kind_of_question(self, request: ChatRequest) -> Kind:
         if request.top_logprobs is not None and request.max_tokens == 1:

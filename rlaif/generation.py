@@ -30,6 +30,7 @@ from rlaif.errors import QualityError, TaskError
 from rlaif.judges import Judge, judge_comparisons, make_judge
 from rlaif.judges.ask import resolve_labels
 from rlaif.judges.stats import JudgingStats
+from rlaif.judging.card import CARD, CheckConfig, gate
 from rlaif.pairing import Rewards, decide_by_rewards, pair, plan_comparisons, with_revisions
 from rlaif.prompts import PromptFile, check_prompts, read_prompts, read_samples
 from rlaif.revision import Reviser
@@ -150,8 +151,9 @@ def generate(
 
     ``limit``: only the first that many prompts. ``reparse``: send nothing and need no key; every file is made anew from
     the replies in the ledger, and what is not there becomes a row that says so. Raises InputError before anything is
-    spent, ProviderError when the provider refuses or the disk is full, and QualityError (with everything written) when
-    too many verdicts are missing or no pair came out.
+    spent, ProviderError when the provider refuses or the disk is full, and QualityError when a judge is below
+    ``judge.min_kappa`` (only the labelled pairs were judged by then), or, with everything written, when too many
+    verdicts are missing or no pair came out.
     """
     constitution = load_constitution(config.constitution)
     samples = config.policy.completions
@@ -182,6 +184,7 @@ class _Run:
         self.reviser: Reviser | None = None
         self.judges: list[Judge] = []
         self.judging = JudgingStats(config.judge, config.seed)
+        self.measured: list[dict[str, Any]] = []  # of each judge, where there are labelled pairs
         self.weights = {p.id: p.weight for p in constitution.principles}
         self.verifying = _Verifying(config) if config.reward is not None else None
         self.started = time.monotonic()
@@ -203,6 +206,7 @@ class _Run:
             if self.verifying is not None:
                 stack.push_async_callback(self.verifying.aclose)
             self.budget.check()  # before the first request: some judges are asked a question when they are resolved
+            await self._measure_judges()
             for client in clients:
                 self.judges.append(make_judge(client, config.judge, await resolve_labels(client, config.judge)))
             with RowFiles(config.out, FILES + (REWARD_FILES if self.verifying else ())) as files:
@@ -218,6 +222,23 @@ class _Run:
                             self.counts.cost = self.budget.note()
                             self.progress(self.counts, total)
         return self._finish()
+
+    async def _measure_judges(self) -> None:
+        """Measure each judge on the labelled pairs. Raises QualityError for one below ``judge.min_kappa``."""
+        judge, config = self.config.judge, self.config
+        for number, model in enumerate(judge.models if judge.gold is not None and not self.reparse else ()):
+            check = CheckConfig(
+                data=str(judge.gold),
+                judge=judge.model_copy(update={"models": [model]}),
+                constitution=config.constitution,
+                modes=(),  # what hostile text can do is no part of kappa, and `rlaif judge check` measures it
+                seed=config.seed,
+                out=config.out / f"judge-{number}",
+                in_flight=config.prompts_in_flight,
+            )
+            card = await gate(check, self.ledger, judge.min_kappa, budget=self.budget)
+            figures = {key: card.report[key] for key in ("judge", "pairs", "kappa", "kappa_low", "kappa_high")}
+            self.measured.append(figures | {"card": f"judge-{number}/{CARD}"})
 
     def _open(self, model: ModelConfig, stage: str) -> Client:
         if not self.reparse:
@@ -324,6 +345,7 @@ class _Run:
                 "judges": [str(j.client.identity) for j in self.judges],
             },
             "labels": {str(j.client.identity): j.labels for j in self.judges},
+            **({"gold": self.measured} if self.measured else {}),
             **self.judging.report(),
             "seed": config.seed,
             "counts": self.counts.report(),

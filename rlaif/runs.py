@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from rlaif.clients._http import public_url
 from rlaif.dataset import json_line
@@ -27,12 +27,15 @@ ROWS = ("completions", "judgements", "pairs", "dropped", "rewards", "best")
 # Any other difference means another experiment, which gets another folder.
 MAY_CHANGE = (
     "pairing",
+    "dataset",
     "reward",
     "rejection",
     "max_unjudged",
     "max_cost",
     "prompts_in_flight",
     "judge.min_label_mass",
+    "judge.gold",
+    "judge.min_kappa",
     "out",
     "modes",
     "in_flight",
@@ -76,7 +79,7 @@ def check_run(out: Path, config: BaseModel, *, fresh: bool = False) -> None:
         raise InputError(f"{out}: is a file; give a folder for the run.")
     known, ledger = out / CONFIG, out / LEDGER
     if known.exists() and ledger.exists() and not fresh:
-        old = yaml.safe_load(known.read_text(encoding="utf-8"))
+        old = _completed(yaml.safe_load(known.read_text(encoding="utf-8")), type(config))
         differing = [k for k in _differences(old, _recorded(config)) if not _may_change(k)]
         if differing and _is_answered(ledger):
             raise InputError(
@@ -115,6 +118,15 @@ def _may_change(key: str) -> bool:
 def _recorded(config: BaseModel) -> Any:
     """The config as the run folder keeps it: what a URL may hold besides its place, a password or a key, stays out."""
     return _without_secrets(config.model_dump(mode="json"))
+
+
+def _completed(stored: Any, model: type[BaseModel]) -> Any:
+    """A stored config with the keys that came after it at their defaults, which is what the run was made with. As it
+    stands where it is no config of this version (a key was removed, say): then its differences are named."""
+    try:
+        return _recorded(model.model_validate(stored))
+    except ValidationError:
+        return stored
 
 
 def _without_secrets(value: Any) -> Any:

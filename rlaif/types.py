@@ -382,6 +382,12 @@ DropReason = Literal[
     "identical",  # the two texts are the same: nothing was asked
     "low_margin",  # decided, but by less than pairing.min_margin
     "not_selected",  # judged, but the strategy takes another pair of this prompt
+    "duplicate",  # a pair, but one with the same texts stays (this and the next five: see config.dataset)
+    "near_duplicate",  # a pair, but one with nearly the same answers stays
+    "contradiction",  # a pair whose very texts are chosen and rejected the other way round, too
+    "overlap",  # a pair that shares a long passage with a benchmark
+    "secret",  # a pair that holds a key or token
+    "personal",  # a pair that holds personal data
     "bad_finish",  # a sample that was cut off, filtered or refused
     "provider_error",  # a sample that the provider never gave
     "too_few_samples",  # a prompt with fewer than two usable samples

@@ -54,9 +54,10 @@ def doctor(
       rlaif data doctor runs/first
       rlaif data doctor pairs.jsonl.gz --against gsm8k_test.jsonl --strict
     """
+    from rlaif.config.dataset import GRAM
     from rlaif.data_doctor import examine
     from rlaif.data_doctor.card import card_of, write_section
-    from rlaif.data_doctor.examine import GRAM, MAX_WORDS
+    from rlaif.data_doctor.examine import MAX_WORDS
 
     readme = card_of(path) if card else None
     report = examine(path, against=against, limit=limit, gram=ngram or GRAM, max_words=max_words or MAX_WORDS)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from rlaif.config.base import Config
+from rlaif.config.dataset import DatasetConfig
 from rlaif.config.models import ModelRef
 from rlaif.config.revision import RevisionConfig
 from rlaif.config.rewards import RewardConfig
@@ -55,6 +56,10 @@ class JudgeConfig(Config):
     mean, unless one prefers the other side: dropped), or "escalate": the first model, the cheap one, is asked first,
     and the next one only where no verdict came, its two orders disagree or its margin is below ``escalate_below``; the
     last one asked decides.
+
+    ``gold``: a file of labelled pairs (see rlaif.judging.gold) that every model of the list is measured on by itself,
+    before anything else is spent; ``min_kappa``: the run ends with exit code 3 where Cohen's kappa of one of them with
+    the labels is less.
     """
 
     type: Literal["pairwise", "score", "rubric", "ranking"] = "pairwise"
@@ -78,6 +83,8 @@ class JudgeConfig(Config):
     temperature: float = Field(0.0, ge=0)
     max_tokens: int = Field(512, gt=0)  # of a written answer; reasoning models need more
     min_label_mass: float = Field(0.05, ge=0, le=1)  # labels less likely than this together: Unjudged
+    gold: str | None = None
+    min_kappa: float | None = Field(None, ge=-1, le=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -94,6 +101,8 @@ class JudgeConfig(Config):
             raise ValueError("clamp holds back probabilities given after reasons; set rationale: true or remove clamp")
         if self.clamp and self.labels in ("text", "json"):
             raise ValueError(f"clamp is for probabilities of labels, and labels: {self.labels} gives none; remove one")
+        if self.min_kappa is not None and self.gold is None:
+            raise ValueError("min_kappa needs 'gold', a file of labelled pairs that the judge is measured on")
         if self.both_bad and not self.ties:
             raise ValueError("both_bad is a kind of tie; set ties: true as well")
         least = {"mean": 1, "majority": 3, "veto": 2, "escalate": 2}[self.panel]
@@ -168,6 +177,7 @@ class GenerateConfig(Config):
     judge: JudgeConfig
     revision: RevisionConfig | None = None
     pairing: PairingConfig = PairingConfig()
+    dataset: DatasetConfig = DatasetConfig()
     reward: RewardConfig | None = None
     rejection: RejectionConfig = RejectionConfig()
     seed: int = 0

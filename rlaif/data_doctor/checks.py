@@ -36,22 +36,26 @@ class Benchmark:
     """Passages that stand in a benchmark too."""
 
     def __init__(self, path: Path, gram: int) -> None:
-        self._path = path
+        self.name = path.name
         self._passages = Passages(_all_texts(path), gram)
         self._gram = gram
         self._tally = Tally()
 
-    def add(self, row: Row) -> None:
+    def sides(self, row: Row) -> list[str]:
+        """Of prompt, chosen and rejected those that hold such a passage."""
         sides = {"prompt": row.prompt_words, "chosen": row.chosen_words, "rejected": row.rejected_words}
-        if found := [side for side, tokens in sides.items() if self._passages.found_in(tokens)]:
+        return [side for side, tokens in sides.items() if self._passages.found_in(tokens)]
+
+    def add(self, row: Row) -> None:
+        if found := self.sides(row):
             self._tally.add(row.number, *found)
 
     def findings(self, total: int) -> list[Finding]:
         where = ", ".join(f"{n} in the {side}" for side, n in sorted(self._tally.kinds.items()))
-        return self._tally.finding("benchmark", total, detail=f"{self._gram} words of {self._path.name}: {where}")
+        return self._tally.finding("benchmark", total, detail=f"{self._gram} words of {self.name}: {where}")
 
     def figures(self) -> dict[str, Any]:
-        return {f"against {self._path.name}": {"texts": self._passages.texts, "too_short": self._passages.short}}
+        return {f"against {self.name}": {"texts": self._passages.texts, "too_short": self._passages.short}}
 
 
 def _all_texts(path: Path) -> Iterator[str]:

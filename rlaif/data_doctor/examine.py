@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rlaif.config.dataset import GRAM
 from rlaif.data_doctor.checks import Balance, Benchmark, Check, Labels, Languages, Long, Sensitive, Truncated
 from rlaif.data_doctor.repeats import Repeats
 from rlaif.data_doctor.report import Report, in_order
 from rlaif.data_doctor.rows import Reading
 from rlaif.preferences import describe
 
-GRAM = 13  # words of a passage shared with a benchmark
 MAX_WORDS = 1500  # prompt and the longer answer: about 2,000 tokens of English
 
 

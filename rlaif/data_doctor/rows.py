@@ -39,7 +39,7 @@ class Row:
 
 
 class Reading:
-    """The rows of the file, and what is wrong with them as rows."""
+    """The rows of the file, and what is wrong with them as rows. ``unusable``: which are no pair, and why."""
 
     def __init__(self, path: Path, limit: int | None) -> None:
         self.name, rows = read_rows(path)
@@ -49,6 +49,7 @@ class Reading:
         self._bad = Tally()
         self._useless: dict[str, Tally] = {"identical": Tally(), "empty_answer": Tally(), "no_prompt": Tally()}
         self._shapes: dict[Shape, Tally] = {}
+        self.unusable: dict[int, str] = {}
 
     def pairs(self) -> Iterator[Row]:
         """The usable rows. Raises InputError where there is none."""
@@ -64,12 +65,14 @@ class Reading:
             except InputError as error:
                 first = first or error
                 self._bad.add(number)
+                self.unusable[number] = "no preference pair"
                 continue
             self._shapes.setdefault(shape, Tally()).add(number)
             prompt, chosen, rejected = _texts(pair)
             reason = useless(pair) or ("identical" if chosen.strip() == rejected.strip() else None)
             if reason:
                 self._useless[reason].add(number)
+                self.unusable[number] = reason.replace("_", " ")
                 continue
             self.usable += 1
             yield Row(number, prompt, chosen, rejected, columns=row)

@@ -13,7 +13,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
-from itertools import groupby
+from itertools import groupby, pairwise
 
 SHINGLE = 5  # words
 SKETCH = 64  # hashes kept of each text, 4 bytes each
@@ -75,6 +75,24 @@ class Sketches:
                     if parents.root(one) != parents.root(other) and self._alike(one, other):
                         parents.join(one, other)
         return parents.groups()
+
+    def repeats(self, use: Sequence[int]) -> dict[int, int]:
+        """Of the documents ``use``, in this order, each that resembles one before it which itself repeats none: that
+        one. Where many share a hash, it is compared with the last `NEIGHBOURS` of them."""
+        holders = sorted(key << 32 | document for document in use for key in self._of(document)[:KEYS])
+        shared = {h >> 32 for h, other in pairwise(holders) if h >> 32 == other >> 32}
+        staying: dict[int, list[int]] = {key: [] for key in shared}
+        found: dict[int, int] = {}
+        for document in use:
+            keys = [key for key in self._of(document)[:KEYS] if key in shared]
+            candidates = sorted({other for key in keys for other in staying[key][-NEIGHBOURS:]})
+            original = next((other for other in candidates if self._alike(other, document)), None)
+            if original is not None:
+                found[document] = original
+                continue
+            for key in keys:
+                staying[key].append(document)
+        return found
 
     def _of(self, document: int) -> "array[int]":
         return self._hashes[self._ends[document] : self._ends[document + 1]]

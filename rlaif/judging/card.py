@@ -75,6 +75,14 @@ class Card:
         kappa: float | None = self.report["kappa"]
         return kappa
 
+    @property
+    def kappa_in_words(self) -> str:
+        """With its interval, and of how many pairs: a reader must see when they are too few."""
+        found = "undefined (no variation)" if self.kappa is None else f"{self.kappa:.3f}"
+        low, high = (self.report[f"kappa_{end}"] for end in ("low", "high"))
+        interval = "" if low is None or high is None else f"95 % interval {low:.3f} to {high:.3f}, "
+        return f"{found} ({interval}{self.report['pairs']} pairs)"
+
 
 def check(
     config: CheckConfig,
@@ -98,13 +106,20 @@ def check(
     return _passed(card, min_kappa)
 
 
-def gate(config: CheckConfig, ledger: Ledger, min_kappa: float | None = None, progress: Progress | None = None) -> Card:
+async def gate(
+    config: CheckConfig,
+    ledger: Ledger,
+    min_kappa: float | None = None,
+    progress: Progress | None = None,
+    *,
+    budget: Budget | None = None,
+) -> Card:
     """As `check`, for a run that is about to begin: the replies go into its own ``ledger`` (as stage "gold") and count
-    towards its budget; the card goes to the folder ``config.out``."""
+    towards its ``budget``; the card goes to the folder ``config.out``."""
     work = _prepared(config, None)
     with on_disk(config.out):
         config.out.mkdir(parents=True, exist_ok=True)
-    return _passed(asyncio.run(_Check(config, *work, ledger, "gold", progress).main()), min_kappa)
+    return _passed(await _Check(config, *work, ledger, "gold", progress, budget).main(), min_kappa)
 
 
 def _prepared(config: CheckConfig, limit: int | None) -> tuple[list[GoldPair], Constitution, list[Injection]]:
@@ -116,10 +131,9 @@ def _prepared(config: CheckConfig, limit: int | None) -> tuple[list[GoldPair], C
 
 def _passed(card: Card, min_kappa: float | None) -> Card:
     if min_kappa is not None and (card.kappa is None or card.kappa < min_kappa):
-        found = "undefined (no variation)" if card.kappa is None else f"{card.kappa:.3f}"
         raise QualityError(
-            f"{card.out}: the judge's kappa is {found}, less than the {min_kappa:g} asked for; everything is kept,"
-            f" and {PAGE} shows where it fails."
+            f"{card.out}: the kappa of {card.report['judge']} is {card.kappa_in_words}, less than the {min_kappa:g}"
+            f" asked for; everything is kept, and {PAGE} shows where it fails."
         )
     return card
 
@@ -138,10 +152,11 @@ class _Check:
         ledger: Ledger,
         stage: str,
         progress: Progress | None,
+        budget: Budget | None = None,
     ) -> None:
         self.config, self.pairs, self.constitution, self.ledger = config, pairs, constitution, ledger
         self.injections, self.stage, self.progress = injections, stage, progress
-        self.budget = Budget(config.max_cost, ledger)
+        self.budget = budget or Budget(config.max_cost, ledger)
         self.done = 0
 
     async def main(self) -> Card:

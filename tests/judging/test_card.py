@@ -1,5 +1,6 @@
 """The judge card of judges whose truth is known: each must get exactly its own figures."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -221,7 +222,7 @@ def test_the_budget_stops_the_check_and_a_larger_one_goes_on(tmp_path: Path) -> 
 
 
 def test_a_judge_below_the_bound_fails_the_gate_and_everything_is_kept(tmp_path: Path) -> None:
-    with pytest.raises(QualityError, match=r"kappa is .*, less than the 0\.5 asked for"):
+    with pytest.raises(QualityError, match=r"the kappa of scripted:.* is .* pairs\), less than the 0\.5 asked for"):
         run(tmp_path, "random_label", min_kappa=0.5)
     assert (tmp_path / "card" / "card.html").exists()
     assert run(tmp_path, "random_label", min_kappa=-1).kappa is not None
@@ -249,9 +250,9 @@ def test_a_gate_asks_into_the_ledger_of_its_run_and_again_for_nothing(tmp_path: 
     config = CheckConfig.model_validate(settings | {"out": tmp_path / "run" / "judge"})
     judges.SENT.clear()
     with Ledger.open(tmp_path / "run" / "ledger.sqlite") as ledger:
-        assert gate(config, ledger, min_kappa=0.9).kappa == 1.0
+        assert asyncio.run(gate(config, ledger, min_kappa=0.9)).kappa == 1.0
         assert {stage.stage for stage in ledger.stats().stages} == {"gold"}
-        assert gate(config, ledger).kappa == 1.0
+        assert asyncio.run(gate(config, ledger)).kappa == 1.0
     assert len(judges.SENT) == 144
     assert (tmp_path / "run" / "judge" / "card.html").exists()
 
