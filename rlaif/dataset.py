@@ -90,11 +90,15 @@ def _chunks(lines: Iterable[bytes], rows: int = 100, size: int = 2**18) -> Itera
         yield b"".join(chunk)
 
 
-def dataset_card(manifest: Mapping[str, Any]) -> str:
-    """The README.md beside the parquet: what the pairs are and how they were made."""
+def dataset_card(manifest: Mapping[str, Any], quality: str = "") -> str:
+    """The README.md beside the parquet: what the pairs are, how they were made and what became of every comparison.
+
+    ``quality``: a section about the pairs themselves (see rlaif.data_doctor.card). The licence is left to the user.
+    """
     constitution, counts = manifest["constitution"], manifest["counts"]
-    dropped = "".join(f"| {reason} | {n} |\n" for reason, n in counts["comparisons"]["dropped"].items())
+    pairs = counts["comparisons"]["pairs"] - sum(sum(step["removed"].values()) for step in manifest.get("cleaned", ()))
     return f"""---
+# license: name one here before you publish this (cc-by-4.0, say); those of the prompts and of the models hold, too
 configs:
 - config_name: default
   data_files: train.parquet
@@ -103,36 +107,99 @@ task_categories:
 tags:
 - preference
 - rlaif
+size_categories:
+- {_size(pairs)}
 ---
 
-# {counts["comparisons"]["pairs"]} preference pairs by the constitution "{constitution["name"]}"
+# {pairs} preference pairs by the constitution "{_cell(constitution["name"])}"
 
-Made by rlaif {manifest["versions"]["rlaif"]} from {counts["prompts"]} prompts. An AI or a program compared completions
-of each prompt against the principles of the constitution (version {constitution["version"]}, digest
-`{constitution["digest"]}`); no human labelled them.
+Completions of each prompt were compared against the principles of a constitution, by an AI or by a program; `source`
+says by which, and names the pairs that a human decided.
+
+## How they were made
 
 | | |
 |---|---|
-| completions by | {manifest["models"]["policy"]} |
-| judged by | {", ".join(manifest["models"]["judges"])} |
-| labels read from | {", ".join(manifest["labels"].values())} |
-| comparisons | {counts["comparisons"]["planned"]} |
-| pairs | {counts["comparisons"]["pairs"]} |
+{_rows(_origin(manifest))}
+## What became of every comparison
 
-Comparisons that gave no pair:
-
-| reason | comparisons |
+| outcome | comparisons |
 |---|---|
-{dropped}
-Columns: `prompt`, `chosen`, `rejected` (lists of messages), `prompt_id`, `prob_chosen` (probability that chosen is
-better, over orders, principles and judges), `margin` (2 * prob_chosen - 1), `source`, `principles`, `judge`,
-`constitution`, `chosen_id`, `rejected_id`, `evidence` (keys of the requests in the run's ledger).
+{_rows(_outcomes(manifest))}
+{_told(counts)}
+{quality}
+## Columns
+
+`prompt`, `chosen`, `rejected` (lists of messages), `prompt_id`, `prob_chosen` (probability that chosen is better, over
+orders, principles and judges), `margin` (2 * prob_chosen - 1), `source`, `principles`, `judge`, `constitution`,
+`chosen_id`, `rejected_id`, `evidence` (keys of the requests in the run's ledger).
 
 ```python
 from datasets import load_dataset
 pairs = load_dataset("path/to/this/folder", split="train")
 ```
+
+## Licence
+
+None is named yet. Whoever publishes the data decides, within the licences of the prompts and the terms of the models.
 """
+
+
+def _origin(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    constitution, prompts, models = manifest["constitution"], manifest["prompts"], manifest["models"]
+    yield "prompts", f"{manifest['counts']['prompts']:,} of {prompts['source']} (digest `{prompts['digest']}`)"
+    yield "completions by", models["policy"]
+    if "reviser" in models:
+        yield "revised by", models["reviser"]
+    yield "judged by", ", ".join(models["judges"])
+    yield "labels read from", ", ".join(manifest["labels"].values())
+    yield (
+        "constitution",
+        f"{constitution['name']}, version {constitution['version']}, digest `{constitution['digest']}`",
+    )
+    yield "templates", ", ".join(manifest["templates"])
+    if "rewards" in manifest:
+        yield "verified by", ", ".join(manifest["rewards"]["verifiers"].values())
+    yield "seed", str(manifest["seed"])
+    cost = manifest["cost"]
+    yield "cost", f"{'' if cost['complete'] else 'at least '}${cost['usd']}"
+    yield "made with", ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())
+
+
+def _outcomes(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    comparisons = manifest["counts"]["comparisons"]
+    taken = [(reason, n) for step in manifest.get("cleaned", ()) for reason, n in step["removed"].items()]
+    yield "a pair", f"{comparisons['pairs'] - sum(n for _, n in taken):,}"
+    for reason, n in comparisons["dropped"].items():
+        yield reason, f"{n:,}"
+    for reason, n in taken:
+        yield f"{reason}, taken out afterwards", f"{n:,}"
+    yield "together", f"{comparisons['planned']:,}"
+
+
+def _told(counts: Mapping[str, Any]) -> str:
+    """Samples and judgements in a line each."""
+    samples, judgements = counts["samples"], counts["judgements"]
+    lost = ", ".join(f"{n:,} {reason}" for reason, n in samples["dropped"].items()) or "none lost"
+    unjudged = ", ".join(f"{n:,} {reason}" for reason, n in judgements["unjudged"].items()) or "0"
+    return (
+        f"Samples: {samples['made']:,}, of them {samples['usable']:,} usable ({lost}).\n"
+        f"Judgements: {judgements['made']:,}; without a verdict: {unjudged}.\n"
+    )
+
+
+def _size(rows: int) -> str:
+    """The hub's words for the size of a data set."""
+    ends = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+    return next((name for end, name in ends if rows < end), "1M<n<10M")
+
+
+def _rows(cells: Iterable[tuple[str, str]]) -> str:
+    return "".join(f"| {_cell(name)} | {_cell(value)} |\n" for name, value in cells)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def json_line(value: Any) -> str:

@@ -22,7 +22,9 @@ from rlaif.clients.base import Client
 from rlaif.config.generate import GenerateConfig
 from rlaif.config.models import ModelConfig
 from rlaif.constitution import load_constitution
-from rlaif.dataset import dataset_card, preference_record, write_parquet
+from rlaif.data_doctor import Removal, find_removals, read_benchmarks
+from rlaif.data_folder import write_data
+from rlaif.dataset import preference_record
 from rlaif.engine import Budget, open_client
 from rlaif.engine.ledger import Ledger
 from rlaif.engine.stored import open_stored
@@ -31,11 +33,12 @@ from rlaif.judges import Judge, judge_comparisons, make_judge
 from rlaif.judges.ask import resolve_labels
 from rlaif.judges.stats import JudgingStats
 from rlaif.judging.card import CARD, CheckConfig, gate
+from rlaif.judging.gold import read_gold
 from rlaif.pairing import Rewards, decide_by_rewards, pair, plan_comparisons, with_revisions
 from rlaif.prompts import PromptFile, check_prompts, read_prompts, read_samples
 from rlaif.revision import Reviser
 from rlaif.rewards import PartsMonitor, Scored, open_run_reward, rejection_sample
-from rlaif.runs import RowFiles, check_answered, on_disk, open_run, write_manifest, write_text
+from rlaif.runs import RowFiles, check_answered, on_disk, open_run, write_manifest
 from rlaif.sampling import given, is_usable, sample, with_system
 from rlaif.types import Completion, Constitution, Dropped, Judgement, PreferencePair, Prompt, RewardRow, Unjudged
 from rlaif.verifiers import Task, task_of
@@ -93,6 +96,11 @@ class Counts:
             else:
                 self.verdicts += 1
                 self.methods[j.outcome.method] += 1
+
+    def take_out(self, dropped: Dropped) -> None:
+        """One pair becomes a dropped comparison."""
+        self.pairs -= 1
+        self.dropped_comparisons[dropped.reason] += 1
 
     def report(self) -> dict[str, Any]:
         return {
@@ -158,6 +166,9 @@ def generate(
     constitution = load_constitution(config.constitution)
     samples = config.policy.completions
     found = check_prompts(str(samples or config.prompts), samples=samples is not None)
+    read_benchmarks(config.dataset.against, config.dataset.ngram)  # one that is none is told before anything is spent
+    if config.judge.gold is not None:
+        read_gold(config.judge.gold)  # wrong labels are told before --fresh forgets anything
     if reparse:
         check_answered(config.out)
     with open_run(config.out, config, fresh=fresh and not reparse) as ledger:
@@ -221,6 +232,7 @@ class _Run:
                         if self.progress:
                             self.counts.cost = self.budget.note()
                             self.progress(self.counts, total)
+                self._clean(files)
         return self._finish()
 
     async def _measure_judges(self) -> None:
@@ -229,7 +241,7 @@ class _Run:
         for number, model in enumerate(judge.models if judge.gold is not None and not self.reparse else ()):
             check = CheckConfig(
                 data=str(judge.gold),
-                judge=judge.model_copy(update={"models": [model]}),
+                judge=judge.model_copy(update={"models": [model], "panel": "mean"}),
                 constitution=config.constitution,
                 modes=(),  # what hostile text can do is no part of kappa, and `rlaif judge check` measures it
                 seed=config.seed,
@@ -303,11 +315,25 @@ class _Run:
             for name, row in self.verifying.rows(result):
                 files.write(name, row)
 
+    def _clean(self, files: RowFiles) -> None:
+        """Take out of the pairs what `dataset.drop` names; each becomes a dropped one."""
+        config = self.config.dataset
+        if not self.counts.pairs or not config.dropped:
+            return
+        pairs = files.so_far("pairs")
+        found = find_removals(pairs, config.dropped, against=config.against, gram=config.ngram)
+        for dropped in _taken_out(pairs, found.removed):
+            files.write("dropped", dropped)
+            self.counts.take_out(dropped)
+        if found.removed:
+            files.take_out("pairs", found.removed)
+
     def _finish(self) -> GenerateResult:
         out, counts = self.config.out, self.counts
         manifest = self._manifest()
         with on_disk(out):
-            write_data(out, manifest)
+            report = write_data(out, manifest, self.config.dataset)
+            manifest["data"] = report.summary() if report else None
             write_manifest(out, manifest)
         if counts.share_unjudged > self.config.max_unjudged:
             raise QualityError(
@@ -430,15 +456,31 @@ class _Verifying:
         await self._reward.aclose()
 
 
-def write_data(out: Path, manifest: dict[str, Any]) -> None:
-    """data/train.parquet and its card, from pairs.jsonl."""
-    folder = out / "data"
-    folder.mkdir(exist_ok=True)
-    temporary = folder / ".train.parquet.tmp"
-    with (out / "pairs.jsonl").open("rb") as lines:
-        write_parquet((json.loads(line) for line in lines), temporary)
-    temporary.replace(folder / "train.parquet")
-    write_text(folder / "README.md", dataset_card(manifest))
+def _taken_out(pairs: Path, removed: Mapping[int, Removal]) -> Iterator[Dropped]:
+    """The pairs of these lines as dropped ones."""
+    others = {removal.other for removal in removed.values()}
+    ids = {number: _ids(row) for number, row in _numbered(pairs) if number in others}
+    for number, row in _numbered(pairs):
+        if (removal := removed.get(number)) is not None:
+            assert removal.reason != "unusable"  # a pair that was just made is not
+            why = ids[removal.other] if removal.other is not None else removal.detail
+            yield Dropped(
+                prompt_id=row["prompt_id"],
+                a=row["chosen_id"],
+                b=row["rejected_id"],
+                reason=removal.reason,
+                detail=f"{_ids(row)}; {removal.reason} of {why}" if removal.other else f"{_ids(row)}; {why}",
+            )
+
+
+def _numbered(pairs: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with pairs.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            yield number, json.loads(line)
+
+
+def _ids(row: Mapping[str, Any]) -> str:
+    return f"{row['chosen_id']} over {row['rejected_id']}"
 
 
 async def ordered(

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -190,7 +190,27 @@ class RowFiles:
         return self
 
     def temporary(self, name: str) -> Path:
-        return self.out / f".{name}.jsonl.tmp"
+        return self.out / f".{name}.tmp.jsonl"
+
+    def so_far(self, name: str) -> Path:
+        """The file that holds the rows of ``name`` written until now."""
+        with on_disk(self.out):
+            self._files[name].flush()
+        return self.temporary(name)
+
+    def take_out(self, name: str, numbers: Collection[int]) -> None:
+        """Write the rows of ``name`` anew without those of these numbers, counted from 1."""
+        kept = self.temporary(f"{name}-kept")
+        with on_disk(self.out):
+            try:
+                with self.so_far(name).open("rb") as rows, kept.open("wb") as file:
+                    file.writelines(row for number, row in enumerate(rows, start=1) if number not in numbers)
+                self._files[name].close()
+                kept.replace(self.temporary(name))
+            finally:
+                kept.unlink(missing_ok=True)
+            more = self.temporary(name).open("a", encoding="utf-8", newline="\n")
+            self._files[name] = self._stack.enter_context(more)
 
     def write(self, name: str, row: BaseModel | Mapping[str, Any]) -> None:
         value = row.model_dump(mode="json") if isinstance(row, BaseModel) else row

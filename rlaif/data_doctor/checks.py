@@ -58,6 +58,11 @@ class Benchmark:
         return {f"against {self.name}": {"texts": self._passages.texts, "too_short": self._passages.short}}
 
 
+def read_benchmarks(paths: Iterable[Path], gram: int) -> list[Benchmark]:
+    """Raises InputError for a file that cannot be read as rows."""
+    return [Benchmark(path, gram) for path in paths]
+
+
 def _all_texts(path: Path) -> Iterator[str]:
     """Every text of every row of a benchmark file."""
     _, rows = read_rows(path)
@@ -231,21 +236,16 @@ def _number(value: Any) -> float | None:
 
 
 class Languages:
-    """Languages of a sample: the pairs with the smallest hashes, so that it is the same whatever their order."""
+    """Languages of a sample: the pairs with the smallest hashes, so that it is the same whatever their order.
+    ``skipped``: why they were not told, after the findings."""
 
     def __init__(self) -> None:
-        from rlaif.verifiers.language import load
-
         self.skipped: str | None = None
         self._sample: list[tuple[int, int, str, str]] = []  # a heap of (minus hash, row, chosen, rejected)
         self._found: Counter[str] = Counter()
-        try:
-            load()
-        except InputError as error:
-            self.skipped = f"language: {error}"
 
     def add(self, row: Row) -> None:
-        if self.skipped or min(len(row.chosen_words), len(row.rejected_words)) < _MIN_WORDS:
+        if min(len(row.chosen_words), len(row.rejected_words)) < _MIN_WORDS:
             return
         entry = (-text_hash(row.prompt, row.chosen, row.rejected), row.number, row.chosen, row.rejected)
         if len(self._sample) < LANGUAGE_SAMPLE:
@@ -254,8 +254,15 @@ class Languages:
             heapq.heappushpop(self._sample, entry)
 
     def findings(self, total: int) -> list[Finding]:
-        from rlaif.verifiers.language import detect
+        from rlaif.verifiers.language import detect, load
 
+        if not self._sample:
+            return []
+        try:
+            load()  # here, because it takes half a second
+        except InputError as error:
+            self.skipped = f"language: {error}"
+            return []
         tally = Tally()
         for _, number, chosen, rejected in self._sample:
             one, other = detect(chosen), detect(rejected)

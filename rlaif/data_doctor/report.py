@@ -101,6 +101,11 @@ class Report(Config):
     def count(self, severity: Severity) -> int:
         return sum(finding.severity == severity for finding in self.findings)
 
+    def summary(self) -> dict[str, Any]:
+        """What a manifest keeps: counts, first places and figures, without the words around them."""
+        found = [finding.model_dump(exclude={"text", "advice"}) for finding in self.findings]
+        return {"rows": self.rows, "pairs": self.pairs, "findings": found, "figures": self.figures}
+
     def ok(self, *, strict: bool = False) -> bool:
         return not self.count("error") and not (strict and self.count("warning"))
 
