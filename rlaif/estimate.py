@@ -325,14 +325,9 @@ class _Dry:
 
     async def main(self, progress: Progress | None) -> Estimate:
         measured = await self._measure_judges()
-        for model in self.config.judge.models:
+        for i, model in enumerate(self.config.judge.models):
             client = self._open(model, "judge", self._kind_of_question)
-            labels = measured.get(model.model) or await resolve_labels(client, self.config.judge)
-            if client.tally.pending:  # only a request can tell, and it was not sent yet
-                self.notes.append(
-                    f"{model.model}: whether it gives log-probs is asked when the run begins; counted as if it did not"
-                    " (say `logprobs: true` or `false` for the model to settle it)."
-                )
+            labels = measured[i] if measured else await self._labels(client)
             self.judges.append(make_judge(client, self.config.judge, labels))
         for number_, (prompt, texts) in enumerate(self._work(), 1):
             await self._one_prompt(prompt, texts)
@@ -340,23 +335,33 @@ class _Dry:
                 progress(number_, self.prompts)
         return self._estimate()
 
-    async def _measure_judges(self) -> dict[str, How]:
-        """Count what measuring the judges on the labelled pairs sends. Where each judge's verdicts are read from."""
-        judge, seed = self.config.judge, self.config.seed
+    async def _measure_judges(self) -> list[How]:
+        """Count what measuring the judges on the labelled pairs sends. Where each one's verdicts are read from; empty
+        where nothing is measured."""
+        judge = self.config.judge
         pairs = read_gold(judge.gold) if judge.gold is not None else []
         if judge.min_kappa is not None and len(pairs) < _FEW_LABELLED:
             self.notes.append(
                 f"{judge.gold}: {len(pairs)} labelled pairs are few; min_kappa decides by the value measured on them,"
                 " whose interval will be wide."
             )
-        found: dict[str, How] = {}
+        found: list[How] = []
         for model in judge.models if pairs else ():
             client = self._open(model, "gold", self._kind_of_question)
-            found[model.model] = await resolve_labels(client, judge)
-            alone = make_judge(client, judge.model_copy(update={"models": [model]}), found[model.model])
+            found.append(await self._labels(client))
+            alone = make_judge(client, judge.model_copy(update={"models": [model], "panel": "mean"}), found[-1])
             for pair in pairs:
-                await judge_comparisons([pair.comparison], self.constitution, [alone], seed)
+                await judge_comparisons([pair.comparison], self.constitution, [alone], self.config.seed)
         return found
+
+    async def _labels(self, client: DryClient) -> How:
+        labels = await resolve_labels(client, self.config.judge)
+        if client.tally.pending:  # only a request can tell, and it was not sent yet
+            self.notes.append(
+                f"{client.tally.model.model}: whether it gives log-probs is asked when the run begins; counted as if it"
+                " did not (say `logprobs: true` or `false` for the model to settle it)."
+            )
+        return labels
 
     def _kind_of_question(self, request: ChatRequest) -> Kind:
         if request.top_logprobs is not None and request.max_tokens == 1:
