@@ -41,12 +41,15 @@ ROLES = ("system", "user", "assistant", "tool", "developer")
 @dataclass(frozen=True)
 class Pair:
     """One preference: ``chosen`` is better than ``rejected`` as an answer to ``prompt``. All three are lists of
-    messages or all three are text. ``row`` is where it stood: "line 3" of a JSONL file, "row 3" elsewhere."""
+    messages or all three are text. ``row`` is where it stood: "line 3" of a JSONL file, "row 3" elsewhere.
+    ``prob_chosen``: how probably it is better, if the row says so. ``margin``: by how much, likewise."""
 
     prompt: list[Turn] | str
     chosen: list[Turn] | str
     rejected: list[Turn] | str
     row: str
+    prob_chosen: float | None = None
+    margin: float | None = None
 
     @property
     def chosen_text(self) -> str:
@@ -218,15 +221,25 @@ def _parquet(path: Path) -> Rows:
 
 
 def _data_set(path: Path) -> Rows:
-    """A folder that ``datasets.load_dataset`` opens, or one that ``save_to_disk`` wrote."""
+    for i, row in enumerate(load_data_set(path)):
+        yield f"row {i + 1}", row
+
+
+def is_saved(path: Path) -> bool:
+    """Whether a folder is one that ``save_to_disk`` of ``datasets`` wrote."""
+    return (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file()
+
+
+def load_data_set(path: Path) -> Any:
+    """The train split (or the only one) of a folder that ``datasets.load_dataset`` opens or ``save_to_disk`` wrote, as
+    a `datasets.Dataset`. Raises InputError where it is none."""
     try:
         import datasets
     except ImportError:
         raise InputError(f"{path}: reading a data set folder needs `pip install 'rlaif[hub]'`.") from None
-    saved = (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file()
     datasets.disable_progress_bars()
     try:
-        loaded = datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(path))
+        loaded = datasets.load_from_disk(str(path)) if is_saved(path) else datasets.load_dataset(str(path))
     except Exception as error:  # noqa: BLE001  whatever a builder raises on whatever lies in the folder
         problem = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
@@ -236,8 +249,7 @@ def _data_set(path: Path) -> Rows:
         if "train" not in loaded and len(loaded) != 1:
             raise InputError(f"{path}: has the splits {', '.join(loaded)} and no 'train'; give the file of one split.")
         loaded = loaded["train"] if "train" in loaded else next(iter(loaded.values()))
-    for i, row in enumerate(loaded):
-        yield f"row {i + 1}", row
+    return loaded
 
 
 def _named(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

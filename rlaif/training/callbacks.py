@@ -22,7 +22,7 @@ class Shown(TrainerCallback):  # type: ignore[misc]
         # Before the first step these are the reference's forward passes.
         if state.max_steps <= 0:
             self.references += args.per_device_train_batch_size
-            pairs = self.plan.train_pairs + self.plan.eval_pairs
+            pairs = self.plan.train_rows + self.plan.eval_rows
             self.progress(0, self.plan.steps, f"reference log-probs {min(self.references, pairs)}/{pairs}")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:

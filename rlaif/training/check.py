@@ -1,6 +1,7 @@
-"""`rlaif train dpo --check`: what a training would do with this data on this machine, without computing any of it.
+"""`rlaif train METHOD --check`: what a training would do with this data on this machine, without computing any of it.
 
-No weights are read and no model runs; the tokenizer does, over all pairs.
+No weights are read and no model runs; the tokenizer does, over all rows. `CheckReport` is what every method reports;
+a method adds figures of its own in a subclass. Below it: the check of methods that learn from pairs.
 """
 
 import importlib.metadata
@@ -13,7 +14,7 @@ from rlaif.config.train import TrainConfig, TrainDPOConfig
 from rlaif.errors import InputError
 from rlaif.preferences import Pair, Preferences, counted, read_preferences
 from rlaif.training.model import ModelFacts, TokenizerFacts, load_tokenizer, model_facts, tokenizer_facts
-from rlaif.training.plan import Machine, Plan, held_out, make_plan, this_machine
+from rlaif.training.plan import Machine, Plan, Setting, held_out, make_plan, this_machine
 from rlaif.training.tokens import TokenizedPairs, TokenPair, tokenize_pairs
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
@@ -33,18 +34,25 @@ class Finding(Config):
 
 
 class DataReport(Config):
-    """``rows`` = ``pairs`` + all of ``dropped`` (by reason). ``longer_chosen``: share of pairs in which the chosen
-    answer has more characters, ties counting a half: what "prefer the longer" would get right."""
+    """``digest``: of what is learned from; another one is another training."""
 
     source: str
-    format: str
-    implicit_prompt: bool
     digest: str
     rows: int
+
+
+class PairsReport(DataReport):
+    """``rows`` = ``pairs`` + all of ``dropped`` (by reason). ``longer_chosen``: share of pairs in which the chosen
+    answer has more characters, ties counting a half: what "prefer the longer" would get right. ``soft_labels``: pairs
+    that say how probably the chosen answer is the better one."""
+
+    format: str
+    implicit_prompt: bool
     pairs: int
     dropped: dict[str, int]
     cut_at_max_length: int
     longer_chosen: float
+    soft_labels: int
     prompt_tokens: Lengths
     chosen_tokens: Lengths
     rejected_tokens: Lengths
@@ -62,14 +70,14 @@ class ModelReport(Config):
 
 
 class CostReport(Config):
-    """``basis`` says what the estimate rests on."""
+    """A row is what a step counts: a pair, a conversation. ``basis`` says what the estimate rests on."""
 
     steps: int
     steps_per_epoch: int
-    pairs_per_step: int
+    rows_per_step: int
     micro_batch_size: int
-    train_pairs: int
-    eval_pairs: int
+    train_rows: int
+    eval_rows: int
     memory_gb: float
     memory_free_gb: float
     seconds: float
@@ -83,14 +91,14 @@ class SettingReport(Config):
 
 
 class CheckReport(Config):
-    """What `rlaif train dpo --check` prints, as text or as JSON."""
+    """What `rlaif train METHOD --check` prints, as text or as JSON. ``lines``: name and text of each line of the
+    table. A method with figures of its own makes a subclass."""
 
     data: DataReport
-    model: ModelReport
-    cost: CostReport
-    settings: list[SettingReport]
-    findings: list[Finding]
-    versions: dict[str, str]
+    lines: list[tuple[str, str]]
+    settings: list[SettingReport] = []
+    findings: list[Finding] = []
+    versions: dict[str, str] = {}
 
     def manifest(self, kind: str, config: TrainConfig) -> dict[str, Any]:
         """What a training's manifest.json says before it begins."""
@@ -99,15 +107,28 @@ class CheckReport(Config):
             "finished": False,
             "versions": self.versions,
             "config": config.model_dump(mode="json"),
-            **self.model_dump(mode="json", exclude={"versions"}),
+            **self.model_dump(mode="json", exclude={"versions", "lines"}),
         }
+
+
+class ModelCheck(CheckReport):
+    """Of a method that tunes one model on rows known before it begins."""
+
+    model: ModelReport
+    cost: CostReport
+
+
+class PairsCheck(ModelCheck):
+    """Of a method that learns from pairs."""
+
+    data: PairsReport
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A training ready to begin: the report, and what it was made from."""
 
-    report: CheckReport
+    report: PairsCheck
     plan: Plan
     tokenizer: Any
     model_path: str
@@ -115,7 +136,7 @@ class Prepared:
     evaluate: list[TokenPair]
 
 
-def check_dpo(config: TrainDPOConfig) -> CheckReport:
+def check_dpo(config: TrainDPOConfig) -> PairsCheck:
     """What ``train_dpo(config)`` would do. Raises InputError when it could not: no pairs, data of another kind, no such
     model, no chat template for conversational pairs, not enough memory."""
     return prepare(config).report
@@ -127,11 +148,7 @@ def prepare(config: TrainDPOConfig) -> Prepared:
     versions = installed()
     tokenizer = load_tokenizer(config.model_name)
     tokens = tokenizer_facts(tokenizer, config.model_name)
-    if data.format == "conversational" and not tokens.chat_template:
-        raise InputError(
-            f"{config.model}: has no chat template, and {data.source} holds conversations; take a chat model, or pairs"
-            " of plain text."
-        )
+    need_template(data.format, data.source, tokens, config)
     facts = model_facts(config.model_name, config.lora)
     found = tokenize_pairs(data.pairs, tokenizer, config.max_length, tokens.end_ids)
     if not found.pairs:
@@ -144,15 +161,39 @@ def prepare(config: TrainDPOConfig) -> Prepared:
         raise InputError(f"{data.source}: all of its {len(evaluate)} pairs were held out; lower eval_fraction.")
     machine = this_machine(config.device)
     plan = make_plan(config, facts, machine, train, evaluate)
-    report = CheckReport(
-        data=_data_report(data, found),
-        model=_model_report(facts, tokens, found),
-        cost=_cost_report(config, plan, machine),
-        settings=[SettingReport(name=s.name, value=s.value, reason=s.reason) for s in plan.settings],
+    pairs, model, cost = (
+        _pairs_report(data, found),
+        _model_report(facts, tokens, found),
+        cost_report(config, plan, machine),
+    )
+    report = PairsCheck(
+        data=pairs,
+        model=model,
+        cost=cost,
+        lines=[
+            *_pairs_lines(pairs),
+            *model_lines(model, "completions"),
+            *cost_lines(cost, "pairs"),
+            versions_line(versions),
+        ],
+        settings=setting_reports(plan.settings),
         findings=_findings(config, data, found, facts, tokens, plan),
         versions=versions,
     )
     return Prepared(report, plan, tokenizer, facts.path, train, evaluate)
+
+
+def need_template(shape: str, source: str, tokens: TokenizerFacts, config: TrainConfig) -> None:
+    """Raises InputError where conversations meet a model that cannot lay them out."""
+    if shape == "conversational" and not tokens.chat_template:
+        raise InputError(
+            f"{config.model}: has no chat template, and {source} holds conversations; take a chat model, or rows"
+            " of plain text."
+        )
+
+
+def setting_reports(settings: Sequence[Setting]) -> list[SettingReport]:
+    return [SettingReport(name=s.name, value=s.value, reason=s.reason) for s in settings]
 
 
 def installed() -> dict[str, str]:
@@ -163,20 +204,21 @@ def installed() -> dict[str, str]:
         raise InputError(f"training needs {error.name}: run `pip install 'rlaif[train]'`.") from None
 
 
-def _data_report(data: Preferences, found: TokenizedPairs) -> DataReport:
+def _pairs_report(data: Preferences, found: TokenizedPairs) -> PairsReport:
     dropped = {str(reason): n for reason, n in data.dropped.items()}
     for late, n in found.dropped.items():
         dropped[late] = dropped.get(late, 0) + n
-    return DataReport(
+    return PairsReport(
         source=data.source,
-        format=data.format,
-        implicit_prompt=data.implicit_prompt,
         digest=data.digest,
         rows=data.rows,
+        format=data.format,
+        implicit_prompt=data.implicit_prompt,
         pairs=len(found.pairs),
         dropped=dict(sorted(dropped.items())),
         cut_at_max_length=found.cut,
         longer_chosen=_longer_chosen(data.pairs),
+        soft_labels=sum(pair.prob_chosen is not None for pair in data.pairs),
         prompt_tokens=lengths([len(p.prompt) for p in found.pairs]),
         chosen_tokens=lengths([len(p.chosen) for p in found.pairs]),
         rejected_tokens=lengths([len(p.rejected) for p in found.pairs]),
@@ -196,14 +238,14 @@ def _model_report(facts: ModelFacts, tokens: TokenizerFacts, found: TokenizedPai
     )
 
 
-def _cost_report(config: TrainDPOConfig, plan: Plan, machine: Machine) -> CostReport:
+def cost_report(config: TrainConfig, plan: Plan, machine: Machine) -> CostReport:
     return CostReport(
         steps=plan.steps,
         steps_per_epoch=plan.steps_per_epoch,
-        pairs_per_step=config.batch_size,
+        rows_per_step=config.batch_size,
         micro_batch_size=plan.micro_batch_size,
-        train_pairs=plan.train_pairs,
-        eval_pairs=plan.eval_pairs,
+        train_rows=plan.train_rows,
+        eval_rows=plan.eval_rows,
         memory_gb=round(plan.memory / 1e9, 2),
         memory_free_gb=round(machine.memory / 1e9, 2),
         seconds=round(plan.seconds, 1),
@@ -283,7 +325,7 @@ def show(report: CheckReport) -> None:
 
     console = Console(soft_wrap=False)
     table = Table(show_header=False, box=None, pad_edge=False)
-    for name, text in _lines(report):
+    for name, text in report.lines:
         table.add_row(f"[bold]{name}[/]", text)
     console.print(table)
     console.print()
@@ -296,36 +338,47 @@ def show(report: CheckReport) -> None:
         console.print(f"[{colour}]{finding.level}[/]: {finding.text}")
 
 
-def _lines(report: CheckReport) -> list[tuple[str, str]]:
-    data, model, cost = report.data, report.model, report.cost
+def _pairs_lines(data: PairsReport) -> list[tuple[str, str]]:
     dropped = ", ".join(f"{n} {reason}" for reason, n in data.dropped.items()) or "none"
-    tokens = "; ".join(
-        f"{name} {x.median} / {x.p95} / {x.max}"
-        for name, x in (
-            ("prompt", data.prompt_tokens),
-            ("chosen", data.chosen_tokens),
-            ("rejected", data.rejected_tokens),
-        )
-    )
+    sides = {"prompt": data.prompt_tokens, "chosen": data.chosen_tokens, "rejected": data.rejected_tokens}
+    tokens = "; ".join(f"{name} {spread(found)}" for name, found in sides.items())
+    implicit = ", implicit prompt" if data.implicit_prompt else ""
     return [
-        (
-            "data",
-            f"{data.source}: {data.rows} rows, {data.format}{', implicit prompt' if data.implicit_prompt else ''}",
-        ),
+        ("data", f"{data.source}: {data.rows} rows, {data.format}{implicit}"),
         ("pairs", f"{data.pairs} usable; dropped: {dropped}; cut at max_length: {data.cut_at_max_length}"),
         ("tokens", f"{tokens} (median / 95 % / largest)"),
         ("longer answer", f"is the chosen one in {data.longer_chosen:.0%} of pairs"),
+    ]
+
+
+def spread(found: Lengths) -> str:
+    return f"{found.median} / {found.p95} / {found.max}"
+
+
+def model_lines(model: ModelReport, ending: str) -> list[tuple[str, str]]:
+    """``ending``: what should end in the eos token ("completions")."""
+    return [
         ("model", f"{model.name}: {model.architecture}, {model.parameters / 1e6:.1f} M parameters"),
-        ("ends", f"eos {model.eos}, pad {model.pad or 'none'}; {model.ends_in_eos:.0%} of completions end there"),
+        ("ends", f"eos {model.eos}, pad {model.pad or 'none'}; {model.ends_in_eos:.0%} of {ending} end there"),
+    ]
+
+
+def cost_lines(cost: CostReport, rows: str) -> list[tuple[str, str]]:
+    """``rows``: what a step counts ("pairs")."""
+    epochs = cost.steps // cost.steps_per_epoch
+    return [
         (
             "steps",
-            f"{cost.steps} = {cost.steps // cost.steps_per_epoch} epochs x {cost.steps_per_epoch} steps of"
-            f" {cost.pairs_per_step} pairs, {cost.micro_batch_size} at once",
+            f"{cost.steps} = {epochs} epochs x {cost.steps_per_epoch} steps of {cost.rows_per_step} {rows},"
+            f" {cost.micro_batch_size} at once",
         ),
         ("memory", f"about {cost.memory_gb:.1f} GB of {cost.memory_free_gb:.1f} GB that are free"),
         ("time", f"about {duration(cost.seconds)} ({cost.basis})"),
-        ("versions", ", ".join(f"{name} {version}" for name, version in report.versions.items())),
     ]
+
+
+def versions_line(versions: dict[str, str]) -> tuple[str, str]:
+    return "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def spelled(value: str | int | float | bool) -> str:
@@ -348,4 +401,18 @@ def duration(seconds: float) -> str:
     )
 
 
-__all__ = ["CheckReport", "Prepared", "check_dpo", "prepare", "show"]
+__all__ = [
+    "CheckReport",
+    "CostReport",
+    "DataReport",
+    "Finding",
+    "Lengths",
+    "ModelCheck",
+    "ModelReport",
+    "PairsCheck",
+    "Prepared",
+    "SettingReport",
+    "check_dpo",
+    "prepare",
+    "show",
+]

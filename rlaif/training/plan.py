@@ -5,9 +5,9 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, Protocol, TypeVar
 
-from rlaif.config.train import TrainDPOConfig
+from rlaif.config.train import TrainConfig, TrainDPOConfig
 from rlaif.errors import InputError
 from rlaif.hashing import uniform
 from rlaif.training.model import ModelFacts
@@ -49,7 +49,9 @@ class Machine:
 
 @dataclass(frozen=True)
 class Plan:
-    """``memory`` (bytes, at its peak) and ``seconds`` are estimates; ``basis`` says where they come from."""
+    """A row is what a step counts: a pair, a conversation. ``share_prompts``: whether a pair is computed as one row
+    with its prompt once. ``memory`` (bytes, at its peak) and ``seconds`` are estimates; ``basis`` says where they come
+    from."""
 
     device: Literal["cpu", "cuda"]
     dtype: Literal["float32", "bfloat16"]
@@ -58,8 +60,8 @@ class Plan:
     micro_batch_size: int
     gradient_checkpointing: bool
     share_prompts: bool
-    train_pairs: int
-    eval_pairs: int
+    train_rows: int
+    eval_rows: int
     steps_per_epoch: int
     steps: int
     warmup_steps: int
@@ -67,6 +69,32 @@ class Plan:
     seconds: float
     basis: str
     settings: tuple[Setting, ...]
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a row costs in one forward pass: ``tokens`` computed, padding included; positions whose logits are
+    computed (``scored``; 0 for a model that gives one score); and the pairs of tokens that attention compares."""
+
+    tokens: int
+    scored: int
+    attention: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a method computes. ``row``: the word for one; ``train`` and ``evaluate``: the load of each. ``before``:
+    forward passes over every row before training (a reference's, say). ``measured_once``: held-out rows are measured
+    at the end alone, not after each epoch. ``chunked_logits``: a fused head computes logits in pieces of a fixed
+    size."""
+
+    row: str
+    train: Sequence[Load]
+    evaluate: Sequence[Load]
+    epochs: int
+    before: int = 0
+    measured_once: bool = False
+    chunked_logits: bool = False
 
 
 def this_machine(wanted: Literal["auto", "cpu", "cuda"]) -> Machine:
@@ -83,14 +111,24 @@ def this_machine(wanted: Literal["auto", "cpu", "cuda"]) -> Machine:
     return Machine("cpu", "CPU", _cores(), psutil.virtual_memory().available, False)
 
 
-def held_out(pairs: Sequence[TokenPair], fraction: float, seed: int) -> tuple[list[TokenPair], list[TokenPair]]:
-    """(train, evaluate): each pair is held out or not by hash of seed and content, so both sides keep out of each
-    other, equal pairs fall on the same side, and an added pair moves no other."""
-    train: list[TokenPair] = []
-    evaluate: list[TokenPair] = []
-    for pair in pairs:
-        out = uniform(seed, "held out", pair.prompt) < fraction
-        (evaluate if out else train).append(pair)
+class Prompted(Protocol):
+    """A row with the token ids of its prompt."""
+
+    @property
+    def prompt(self) -> tuple[int, ...]: ...
+
+
+P = TypeVar("P", bound=Prompted)
+
+
+def held_out(rows: Sequence[P], fraction: float, seed: int) -> tuple[list[P], list[P]]:
+    """(train, evaluate): each row is held out or not by hash of seed and prompt, so both sides keep out of each
+    other, rows of one prompt fall on the same side, and an added row moves no other."""
+    train: list[P] = []
+    evaluate: list[P] = []
+    for row in rows:
+        out = uniform(seed, "held out", row.prompt) < fraction
+        (evaluate if out else train).append(row)
     return train, evaluate
 
 
@@ -101,34 +139,70 @@ def make_plan(
     train: Sequence[TokenPair],
     evaluate: Sequence[TokenPair],
 ) -> Plan:
-    """Decide every setting that the config leaves open. Raises InputError when the model cannot fit in memory."""
+    """The plan of DPO. Raises InputError when the model cannot fit in memory."""
     notes: list[Setting] = []
+    share = machine.device == "cpu"
+    start_notes(config, facts, machine, notes)
+    notes.append(Setting("shared prompts", share, _SHARE_CPU if share else _SHARE_GPU))
+    once = "the reference never changes: a forward pass less in each step, and no second model in memory"
+    notes.append(Setting("reference log-probs", "once, before training", once))
+    loads = [[pair_load(p, share, ends=False) for p in side] for side in (train, evaluate)]
+    work = Work("pair", loads[0], loads[1], config.epochs, before=1, chunked_logits=not share)
+    return decide(config, facts, machine, work, notes, share_prompts=share)
 
-    def set_(name: str, value: Any, reason: str) -> Any:
-        notes.append(Setting(name, value, reason))
-        return value
 
-    cpu = machine.device == "cpu"
-    set_("device", machine.device, _device_reason(config, machine))
-    dtype, autocast = _precision(config, machine, set_)
-    set_("trained weights", "LoRA" if config.lora else "all", _trained_reason(config, facts))
-    rate = _learning_rate(config, set_)
-    share = set_("shared prompts", cpu, _SHARE_CPU if cpu else _SHARE_GPU)
-    set_(
-        "reference log-probs",
-        "once, before training",
-        "the reference never changes: a forward pass less in each step, and no second model in memory",
+_SHARE_CPU = "a pair is computed as one row with its prompt once, nothing padded; used if it gives TRL's log-probs"
+_SHARE_GPU = "on a GPU TRL's own padded batches are faster: their attention needs no mask of its own"
+
+
+def pair_load(pair: TokenPair, share: bool, *, ends: bool) -> Load:
+    """Of a pair, as one row with the prompt once (``share``) or as two padded ones. ``ends``: one score is read at the
+    end of each side, and no logits."""
+    if share:
+        return Load(pair.length, 0 if ends else len(pair.chosen) + len(pair.rejected), float(pair.length) ** 2)
+    each = len(pair.prompt) + max(len(pair.chosen), len(pair.rejected))
+    return Load(2 * each, 0 if ends else 2 * each, float(each) ** 2)
+
+
+# ------------------------------------------------------------------------------- what every method decides alike
+
+
+def start_notes(config: TrainConfig, facts: ModelFacts, machine: Machine, notes: list[Setting]) -> None:
+    """The first settings of every plan: where it runs, and which weights are trained."""
+    notes.append(Setting("device", machine.device, _device_reason(config, machine)))
+    share = f"{facts.trained / 1e6:.1f} M of {facts.parameters / 1e6:.1f} M parameters"
+    notes.append(
+        Setting(
+            "trained weights",
+            "LoRA" if config.lora else "all",
+            f"{share}; lora: null trains all" if config.lora else share,
+        )
     )
-    checkpointing, micro, memory = _memory_settings(config, facts, machine, dtype, share, [*train, *evaluate], set_)
-    per_epoch = math.ceil(len(train) / config.batch_size)
-    steps = per_epoch * config.epochs
-    warmup = set_(
-        "warmup steps",
-        _warmup(config, steps),
-        "config" if config.warmup >= 1 else f"{config.warmup:.0%} of {steps} steps",
-    )
-    set_("schedule", "linear to 0", "the usual one for DPO; the last steps settle")
-    seconds, basis = _time(config, facts, machine, train, evaluate, share, checkpointing)
+
+
+def decide(
+    config: TrainConfig,
+    facts: ModelFacts,
+    machine: Machine,
+    work: Work,
+    notes: list[Setting],
+    *,
+    share_prompts: bool = False,
+    schedule: str = "linear to 0",
+    schedule_reason: str = "the usual one; the last steps settle",
+) -> Plan:
+    """Decide every setting that the config leaves open; each is added to ``notes`` with its reason. Raises InputError
+    when the model cannot fit in memory."""
+    dtype, autocast = precision(config, machine, notes)
+    rate = learning_rate(config, notes)
+    checkpointing, micro, memory = memory_settings(config, facts, machine, dtype, work, notes)
+    per_epoch = math.ceil(len(work.train) / config.batch_size)
+    steps = per_epoch * work.epochs
+    warmup = _warmup(config, steps)
+    said = "config" if config.warmup >= 1 else f"{config.warmup:.0%} of {steps} steps"
+    notes.append(Setting("warmup steps", warmup, said))
+    notes.append(Setting("schedule", schedule, schedule_reason))
+    seconds, basis = _time(facts, machine, work, checkpointing)
     return Plan(
         device=machine.device,
         dtype=dtype,
@@ -136,9 +210,9 @@ def make_plan(
         learning_rate=rate,
         micro_batch_size=micro,
         gradient_checkpointing=checkpointing,
-        share_prompts=share,
-        train_pairs=len(train),
-        eval_pairs=len(evaluate),
+        share_prompts=share_prompts,
+        train_rows=len(work.train),
+        eval_rows=len(work.evaluate),
         steps_per_epoch=per_epoch,
         steps=steps,
         warmup_steps=warmup,
@@ -149,44 +223,42 @@ def make_plan(
     )
 
 
-_SHARE_CPU = "a pair is computed as one row with its prompt once, nothing padded; used if it gives TRL's log-probs"
-_SHARE_GPU = "on a GPU TRL's own padded batches are faster: their attention needs no mask of its own"
-
-
-def _device_reason(config: TrainDPOConfig, machine: Machine) -> str:
+def _device_reason(config: TrainConfig, machine: Machine) -> str:
     if config.device != "auto":
         return "config"
     return f"{machine.name} is usable" if machine.device == "cuda" else "torch finds no usable GPU"
 
 
-def _precision(config: TrainDPOConfig, machine: Machine, set_: Any) -> tuple[Literal["float32", "bfloat16"], bool]:
+def precision(
+    config: TrainConfig, machine: Machine, notes: list[Setting]
+) -> tuple[Literal["float32", "bfloat16"], bool]:
+    """(dtype of the weights, whether arithmetic is done in bf16 although they are not)."""
     if machine.device == "cpu":
-        set_("dtype", "float32", "bf16 is slower than fp32 on CPUs without matrix units for it")
+        notes.append(Setting("dtype", "float32", "bf16 is slower than fp32 on CPUs without matrix units for it"))
         return "float32", False
     if not machine.bf16:
-        set_("dtype", "float32", "this GPU has no bf16")
+        notes.append(Setting("dtype", "float32", "this GPU has no bf16"))
         return "float32", False
     if config.lora:
-        set_("dtype", "bfloat16", "the frozen weights; the adapter itself is kept in fp32")
+        notes.append(Setting("dtype", "bfloat16", "the frozen weights; the adapter itself is kept in fp32"))
         return "bfloat16", True
-    set_("dtype", "float32 weights, bf16 arithmetic", "steps as small as DPO's vanish when bf16 weights are rounded")
+    why = "steps as small as these vanish when bf16 weights are rounded"
+    notes.append(Setting("dtype", "float32 weights, bf16 arithmetic", why))
     return "float32", True
 
 
-def _trained_reason(config: TrainDPOConfig, facts: ModelFacts) -> str:
-    share = f"{facts.trained / 1e6:.1f} M of {facts.parameters / 1e6:.1f} M parameters"
-    return f"{share}; lora: null trains all" if config.lora else share
-
-
-def _learning_rate(config: TrainDPOConfig, set_: Any) -> float:
+def learning_rate(config: TrainConfig, notes: list[Setting]) -> float:
     if config.learning_rate != "auto":
-        return float(set_("learning rate", config.learning_rate, "config"))
-    if config.lora:
-        return float(set_("learning rate", _RATE_LORA, "LoRA learns best at about ten times the rate of all weights"))
-    return float(set_("learning rate", _RATE_ALL_WEIGHTS, "all weights are trained"))
+        rate, why = float(config.learning_rate), "config"
+    elif config.lora:
+        rate, why = _RATE_LORA, "LoRA learns best at about ten times the rate of all weights"
+    else:
+        rate, why = _RATE_ALL_WEIGHTS, "all weights are trained"
+    notes.append(Setting("learning rate", rate, why))
+    return rate
 
 
-def _warmup(config: TrainDPOConfig, steps: int) -> int:
+def _warmup(config: TrainConfig, steps: int) -> int:
     # Rounded down, and never more than half: the first step of a warm-up has the rate 0, and in a short training each
     # step that learns nothing is dear.
     asked = config.warmup if config.warmup >= 1 else config.warmup * steps
@@ -196,27 +268,22 @@ def _warmup(config: TrainDPOConfig, steps: int) -> int:
 # ----------------------------------------------------------------------------------------------------- memory
 
 
-def _memory_settings(
-    config: TrainDPOConfig,
-    facts: ModelFacts,
-    machine: Machine,
-    dtype: str,
-    share: bool,
-    pairs: Sequence[TokenPair],
-    set_: Any,
+def memory_settings(
+    config: TrainConfig, facts: ModelFacts, machine: Machine, dtype: str, work: Work, notes: list[Setting]
 ) -> tuple[bool, int, int]:
     """(gradient checkpointing, micro batch size, bytes at the peak)."""
-    fixed = _fixed_memory(facts, machine, dtype)
+    fixed = fixed_memory(facts, machine, dtype)
     budget = 0.85 * machine.memory - fixed
+    loads = [*work.train, *work.evaluate]
     wanted = [config.gradient_checkpointing] if config.gradient_checkpointing != "auto" else [False, True]
     sizes = [config.micro_batch_size] if config.micro_batch_size != "auto" else _sizes(config, machine)
     for checkpointing in wanted:
         for micro in sizes:
-            need = _activations(facts, machine, pairs, int(micro), bool(checkpointing), share)
+            need = _largest(facts, machine, loads, int(micro), bool(checkpointing), work.chunked_logits)
             if need <= budget:
-                _say_memory(config, machine, bool(checkpointing), int(micro), set_)
+                _say_memory(config, machine, bool(checkpointing), int(micro), work.row, notes)
                 return bool(checkpointing), int(micro), int(fixed + need)
-    need = _activations(facts, machine, pairs, int(sizes[-1]), bool(wanted[-1]), share)
+    need = _largest(facts, machine, loads, int(sizes[-1]), bool(wanted[-1]), work.chunked_logits)
     raise InputError(
         f"{facts.name}: training needs about {(fixed + need) / _GB:.1f} GB on the {machine.device} and"
         f" {machine.memory / _GB:.1f} GB are free; lower max_length"
@@ -224,20 +291,23 @@ def _memory_settings(
     )
 
 
-def _sizes(config: TrainDPOConfig, machine: Machine) -> list[int]:
+def _sizes(config: TrainConfig, machine: Machine) -> list[int]:
     if machine.device == "cpu":
         return [1]
     return [n for n in range(config.batch_size, 0, -1) if config.batch_size % n == 0]
 
 
-def _say_memory(config: TrainDPOConfig, machine: Machine, checkpointing: bool, micro: int, set_: Any) -> None:
+def _say_memory(
+    config: TrainConfig, machine: Machine, checkpointing: bool, micro: int, row: str, notes: list[Setting]
+) -> None:
     why = "memory is enough without; it would cost a forward pass more" if not checkpointing else "memory needs it"
-    set_("gradient checkpointing", checkpointing, "config" if config.gradient_checkpointing != "auto" else why)
-    fits = "one pair fills the cores, and rows need no padding" if machine.device == "cpu" else "the largest that fits"
-    set_("micro batch", micro, "config" if config.micro_batch_size != "auto" else fits)
+    told = "config" if config.gradient_checkpointing != "auto" else why
+    notes.append(Setting("gradient checkpointing", checkpointing, told))
+    fits = f"one {row} fills the cores, and nothing is padded" if machine.device == "cpu" else "the largest that fits"
+    notes.append(Setting("micro batch", micro, "config" if config.micro_batch_size != "auto" else fits))
 
 
-def _fixed_memory(facts: ModelFacts, machine: Machine, dtype: str) -> float:
+def fixed_memory(facts: ModelFacts, machine: Machine, dtype: str) -> float:
     """Bytes for the libraries, the weights, and gradient + two Adam moments of what is trained."""
     weights = facts.parameters * (2 if dtype == "bfloat16" else 4)
     adapter = 4 * facts.trained if facts.trained < facts.parameters else 0
@@ -245,54 +315,48 @@ def _fixed_memory(facts: ModelFacts, machine: Machine, dtype: str) -> float:
     return libraries + weights + adapter + 12 * facts.trained
 
 
-def _activations(
-    facts: ModelFacts, machine: Machine, pairs: Sequence[TokenPair], micro: int, checkpointing: bool, share: bool
+def _largest(
+    facts: ModelFacts, machine: Machine, loads: Sequence[Load], micro: int, checkpointing: bool, chunked: bool
 ) -> float:
-    """Bytes that the largest micro-batch keeps for its backward pass."""
+    tokens = micro * max((load.tokens for load in loads), default=0)
+    scored = micro * max((load.scored for load in loads), default=0)
+    return activations(facts, machine, tokens, scored, checkpointing, chunked)
+
+
+def activations(
+    facts: ModelFacts, machine: Machine, tokens: int, scored: int, checkpointing: bool, chunked_logits: bool = False
+) -> float:
+    """Bytes that a micro-batch of ``tokens`` keeps for its backward pass, logits at ``scored`` positions included."""
     width = 4 if machine.device == "cpu" else 2
-    tokens = micro * max((_tokens(p, share) for p in pairs), default=0)
-    scored = micro * max((len(p.chosen) + len(p.rejected) for p in pairs), default=0)
     # Per token and layer: inputs of the norms and of the seven linear layers, and what the gate multiplies.
     layer = 9 * facts.hidden + 5 * facts.intermediate
     kept = layer + facts.hidden * facts.layers if checkpointing else layer * facts.layers
-    logits = 3 * scored * facts.vocabulary * 4 if share else min(4096, tokens) * 32768 * width * 2
+    logits = min(4096, scored) * 32768 * width * 2 if chunked_logits else 3 * scored * facts.vocabulary * 4
     return tokens * kept * width + logits
-
-
-def _tokens(pair: TokenPair, share: bool) -> int:
-    return pair.length if share else 2 * (len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)))
 
 
 # -------------------------------------------------------------------------------------------------------- time
 
 
-def _time(
-    config: TrainDPOConfig,
-    facts: ModelFacts,
-    machine: Machine,
-    train: Sequence[TokenPair],
-    evaluate: Sequence[TokenPair],
-    share: bool,
-    checkpointing: bool,
-) -> tuple[float, str]:
+def _time(facts: ModelFacts, machine: Machine, work: Work, checkpointing: bool) -> tuple[float, str]:
     # One forward pass is 1; a backward pass is 1 for the activations and 1 for the weights that are trained.
-    passes = 3.0 if config.lora is None else 2.0 + 3.0 * facts.trained / facts.parameters
+    passes = 3.0 if facts.trained == facts.parameters else 2.0 + 3.0 * facts.trained / facts.parameters
     step = passes + (1.0 if checkpointing else 0.0)
-    forward_train, forward_eval = (sum(_flops(facts, p, share) for p in side) for side in (train, evaluate))
-    work = forward_train * (1 + config.epochs * step) + forward_eval * (1 + config.epochs)
-    rate, basis = _rate(machine)
-    return work / rate, f"{basis}; {work / 1e12:.1f} T operations"
+    forward_train, forward_eval = (sum(forward_flops(facts, x) for x in side) for side in (work.train, work.evaluate))
+    measured = 1 if work.measured_once else work.epochs
+    total = forward_train * (work.before + work.epochs * step) + forward_eval * (work.before + measured)
+    rate, basis = speed(machine)
+    return total / rate, f"{basis}; {total / 1e12:.1f} T operations"
 
 
-def _flops(facts: ModelFacts, pair: TokenPair, share: bool) -> float:
-    """Floating point operations of one forward pass of a pair."""
-    tokens = _tokens(pair, share)
-    scored = len(pair.chosen) + len(pair.rejected) if share else tokens
-    attention = 4 * facts.hidden * facts.layers * tokens * (tokens if share else tokens / 2)
-    return 2 * facts.backbone * tokens + 2 * facts.hidden * facts.vocabulary * scored + attention
+def forward_flops(facts: ModelFacts, load: Load) -> float:
+    """Floating point operations of one forward pass."""
+    linear = 2 * facts.backbone * load.tokens + 2 * facts.hidden * facts.vocabulary * load.scored
+    return linear + 4 * facts.hidden * facts.layers * load.attention
 
 
-def _rate(machine: Machine) -> tuple[float, str]:
+def speed(machine: Machine) -> tuple[float, str]:
+    """Floating point operations a second that training reaches there (an estimate), and what that rests on."""
     if machine.device == "cpu":
         rate = _FLOPS_PER_CORE * machine.cores
         each = f"{_FLOPS_PER_CORE / 1e9:.0f} G operations a second for each of {machine.cores} idle cores"

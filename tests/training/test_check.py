@@ -11,8 +11,8 @@ from rlaif.cli.train import train
 from rlaif.config.train import TrainDPOConfig
 from rlaif.errors import InputError
 from rlaif.preferences import Pair
-from rlaif.training import CheckReport, check_dpo
-from rlaif.training.check import lengths
+from rlaif.training import check_dpo
+from rlaif.training.check import PairsCheck, lengths
 from rlaif.training.plan import Machine, held_out, make_plan
 from rlaif.training.tokens import TokenPair, tokenize_pairs
 from tests.training.tiny import contract_rows, save_tiny_model, write_jsonl
@@ -23,15 +23,15 @@ def config(data: Path, model: Path, **changes: Any) -> TrainDPOConfig:
     return TrainDPOConfig.model_validate(values | changes)
 
 
-def report(data: Path, model: Path, **changes: Any) -> CheckReport:
+def report(data: Path, model: Path, **changes: Any) -> PairsCheck:
     return check_dpo(config(data, model, **changes))
 
 
-def setting(found: CheckReport, name: str) -> Any:
+def setting(found: PairsCheck, name: str) -> Any:
     return next(s.value for s in found.settings if s.name == name)
 
 
-def warnings(found: CheckReport) -> str:
+def warnings(found: PairsCheck) -> str:
     return "\n".join(f.text for f in found.findings if f.level == "warning")
 
 
@@ -51,7 +51,7 @@ def test_a_check_reads_no_weights_and_leaves_nothing(tiny_model: Path, pairs_fil
 
 def test_the_batch_arithmetic_is_the_trainers(tiny_model: Path, pairs_file: Path) -> None:
     found = report(pairs_file, tiny_model, batch_size=5, epochs=3).cost
-    assert (found.train_pairs, found.steps_per_epoch, found.steps) == (12, 3, 9)
+    assert (found.train_rows, found.steps_per_epoch, found.steps) == (12, 3, 9)
 
 
 def test_token_statistics_count_the_templates_tokens(tiny_model: Path, pairs_file: Path) -> None:

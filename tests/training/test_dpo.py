@@ -109,8 +109,8 @@ def test_the_same_config_gives_the_same_weights_and_another_seed_does_not(config
 def test_held_out_pairs_are_measured_and_not_trained_on(config: Make) -> None:
     result = train_dpo(config(eval_fraction=0.4, epochs=2))
     cost = result.manifest["cost"]
-    assert cost["train_pairs"] + cost["eval_pairs"] == 12
-    assert 1 <= cost["eval_pairs"] <= 9
+    assert cost["train_rows"] + cost["eval_rows"] == 12
+    assert 1 <= cost["eval_rows"] <= 9
     assert len([p for p in result.manifest["curve"] if "eval_loss" in p]) == 2
 
 
