@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rlaif.errors import InputError
+from rlaif.errors import InputError, TaskError
 from rlaif.types import Reward
 from rlaif.verifiers import open_verifier
 from rlaif.verifiers.code import CodeVerifier
@@ -171,3 +171,64 @@ async def test_humanevals_references_pass_most_of_the_pure_ones_at_the_first_try
     assert 80 <= first <= pure
     assert verifier._interpreter is not None
     await verifier._interpreter.aclose()
+
+
+# ------------------------------------------------------------------------------------- alone, where no sandbox holds
+
+
+@pytest.fixture
+def alone() -> Iterator[CodeVerifier]:
+    made = CodeVerifier(CodeVerifier.Options(tier="interp", workers=1, max_seconds=0.3))
+    yield made
+    asyncio.run(made.aclose())
+
+
+@pytest.mark.parametrize("row", [ASSERTS, CALLS, CHECK])
+async def test_alone_it_decides_by_values(alone: CodeVerifier, row: dict[str, Any]) -> None:
+    row = {**row, "reference": ADD}
+    assert await alone.verify(ADD, row) == FIRST
+    wrong = await alone.verify("def add(a, b):\n    return a", row)
+    assert (wrong.kind, wrong.reason) == ("reward", "wrong")
+    assert isinstance(wrong, Reward)
+    assert wrong.value == 0
+    assert alone.tier == "interp"
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "reason"),
+    [
+        ("def add(a, b):\n    while True: pass", "reward", "timeout"),
+        ("def add(a, b):\n    return [0] * 10**12", "reward", "resource"),
+        ("class C(int): pass\ndef add(a, b):\n    return C(a + b)", "unverified", "infrastructure"),
+        ("import random\ndef add(a, b):\n    return a + b", "unverified", "infrastructure"),
+        ("def add(a, b): return open('/etc/passwd')", "unverified", "infrastructure"),
+        ("no program at all", "unverified", "infrastructure"),
+    ],
+)
+async def test_alone_what_it_cannot_run_is_undecided_and_what_never_ends_has_failed(
+    alone: CodeVerifier, source: str, kind: str, reason: str
+) -> None:
+    verdict = await alone.verify(source, ASSERTS)
+    assert (verdict.kind, verdict.reason) == (kind, reason)
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"tests": ["assert add(1, 2) == 3\nassert abs(add(0.1, 0.2) - 0.3) < 1e-6"]}, "only tests that are calls"),
+        ({**ASSERTS, "reference": "def add(a, b):\n    return a"}, "the reference fails"),
+        ({**ASSERTS, "reference": "class C(int): pass\n" + ADD}, "cannot be run in tier interp"),
+        ({"tests": ["assert add(1, 2) == 0"]}, "always returns 0"),
+    ],
+)
+async def test_alone_a_task_it_cannot_prove_is_wrong(alone: CodeVerifier, row: dict[str, Any], why: str) -> None:
+    with pytest.raises(TaskError, match=why):
+        await alone.prepare(row)
+    verdict = await alone.verify(ADD, row)
+    assert (verdict.kind, verdict.reason) == ("unverified", "task_error")
+
+
+@pytest.mark.parametrize("options", [{"min_tier": "lsm"}, {"mode": "io"}])
+def test_alone_it_promises_no_more_than_it_can(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="tier: interp"):
+        CodeVerifier.Options(tier="interp", **options)

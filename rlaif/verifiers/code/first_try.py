@@ -1,8 +1,9 @@
-"""A first try without CPython: tests that are only calls with literals, in a fast interpreter (sandbox/interp.py).
+"""Without CPython: tests that are only calls with literals, in a fast interpreter (sandbox/interp.py).
 
-What that interpreter computes is worth a pass where every value is right; anything else says nothing about the answer,
-and CPython decides. Expected values stay here. An answer that speaks of chance or time is left to CPython, which runs
-it twice.
+As a first try, what that interpreter computes is worth a pass where every value is right; anything else says nothing
+about the answer, and CPython decides. In tier ``interp`` there is no CPython: a wrong value is wrong, and what the
+interpreter cannot run is undecided. Expected values stay here. An answer that speaks of chance or time is left to
+CPython, which runs it twice.
 """
 
 import ast
@@ -12,10 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlaif.errors import TaskError
+from rlaif.verifiers.code.extract import programs
+from rlaif.verifiers.code.selfcheck import passing_calls_without_knowledge
 from rlaif.verifiers.code.tasks import Calls, CodeTask, Program
 from rlaif.verifiers.code.verdicts import Outcome, Rules
 from rlaif.verifiers.sandbox import values
-from rlaif.verifiers.sandbox.interp import Interpreter
+from rlaif.verifiers.sandbox.interp import Interpreter, Untold
 
 _CHANCE = re.compile(r"\b(?:random|secrets|urandom|time|perf_counter|time_ns|datetime|asyncio)\b")
 
@@ -29,6 +33,10 @@ class PureCalls:
     cases: tuple[tuple[list[Any], Any], ...]
     total: int
 
+    def encoded(self) -> Calls:
+        """The same as a task's tests."""
+        return Calls(self.entry, tuple(([values.encode(a) for a in given], {}, e) for given, e in self.cases))
+
 
 def pure_calls(task: CodeTask) -> PureCalls | None:
     """The task's tests as calls of one function with plain values; None where they are more than that."""
@@ -41,16 +49,43 @@ def pure_calls(task: CodeTask) -> PureCalls | None:
 
 async def passes(interpreter: Interpreter, calls: PureCalls, sources: Sequence[str], rules: Rules) -> Outcome | None:
     """The outcome of an answer whose every value is right; None for all others."""
+    try:
+        outcome = await outcome_of(interpreter, calls, sources, rules)
+    except Untold:
+        return None
+    return outcome if outcome.passed else None
+
+
+async def outcome_of(interpreter: Interpreter, calls: PureCalls, sources: Sequence[str], rules: Rules) -> Outcome:
+    """What an answer comes to by its values alone. Raises Untold where the interpreter cannot tell."""
     source = sources[0]  # CPython takes it too if it is Python, and this interpreter knows no other
     if _CHANCE.search(unicodedata.normalize("NFKC", source)):
-        return None
+        raise Untold("it speaks of chance or time, and one run shows nothing")
     got = await interpreter.calls(source, calls.entry, [arguments for arguments, _ in calls.cases])
-    if got is None:
-        return None
-    for (_, expected), value in zip(calls.cases, got, strict=True):
-        if not values.same(expected, rules.read(value), rules.call_tolerance):
-            return None
-    return Outcome(held=calls.total, total=calls.total)
+    outcome = Outcome(total=calls.total)
+    for number, ((_, expected), value) in enumerate(zip(calls.cases, got, strict=True)):
+        if values.same(expected, rules.read(value), rules.call_tolerance):
+            outcome.held += 1
+        else:
+            outcome.failed("wrong", f"test {number}: the value is not the expected one")
+    if outcome.reason is None:
+        outcome.held = calls.total
+    return outcome
+
+
+async def prove(interpreter: Interpreter, task: CodeTask, calls: PureCalls, rules: Rules) -> None:
+    """The task's self-check where there is no CPython. Raises TaskError: the reference fails or cannot be run, or an
+    answer that knows nothing passes."""
+    if task.reference is not None:
+        try:
+            outcome = await outcome_of(interpreter, calls, programs(task.reference, task.names, task.prompt), rules)
+        except Untold as why:
+            raise TaskError(f"the reference cannot be run in tier interp: {why}.") from None
+        if not outcome.passed:
+            raise TaskError(f"the reference fails its own tests: {outcome.detail} ({outcome.reason}).")
+    doing = await passing_calls_without_knowledge(calls.encoded(), rules)
+    if doing is not None:
+        raise TaskError(f"the tests prove nothing: an answer that {doing} passes them; add some that it fails.")
 
 
 def _of_calls(tests: Calls) -> PureCalls | None:

@@ -7,7 +7,7 @@ from typing import Any
 from rlaif.errors import TaskError
 from rlaif.verifiers.code.compare import difference
 from rlaif.verifiers.code.extract import programs
-from rlaif.verifiers.code.tasks import CodeTask, Program, Streams
+from rlaif.verifiers.code.tasks import Calls, CodeTask, Streams
 from rlaif.verifiers.code.verdicts import (
     Outcome,
     Rules,
@@ -97,14 +97,24 @@ async def passing_without_knowledge(
     """What an answer may do to pass without solving anything; None if the tests let none of it through."""
     if isinstance(task.tests, Streams):
         return await _passing_output(launcher, limits, task.tests, rules)
-    stand_ins = [StandIn(reply) for reply in _KNOW_NOTHING.values()]
-    if isinstance(task.tests, Program):
-        outcomes = await run_program_against(launcher, limits, task.tests, stand_ins)
-    else:
-        outcomes = [Outcome(total=len(task.tests.cases)) for _ in stand_ins]
-        for stand_in, outcome in zip(stand_ins, outcomes, strict=True):
-            await judge_calls(stand_in, task.tests, rules, outcome)
+    if isinstance(task.tests, Calls):
+        return await passing_calls_without_knowledge(task.tests, rules)
+    outcomes = await run_program_against(launcher, limits, task.tests, _stand_ins())
     return next((doing for doing, o in zip(_KNOW_NOTHING, outcomes, strict=True) if learnt.agrees(o)), None)
+
+
+async def passing_calls_without_knowledge(tests: Calls, rules: Rules) -> str | None:
+    """As `passing_without_knowledge`, for calls alone: nothing has to be run."""
+    for doing, stand_in in zip(_KNOW_NOTHING, _stand_ins(), strict=True):
+        outcome = Outcome(total=len(tests.cases))
+        await judge_calls(stand_in, tests, rules, outcome)
+        if outcome.passed:
+            return doing
+    return None
+
+
+def _stand_ins() -> list[StandIn]:
+    return [StandIn(reply) for reply in _KNOW_NOTHING.values()]
 
 
 async def _passing_output(launcher: Launcher, limits: Limits, task: Streams, rules: Rules) -> str | None:

@@ -32,13 +32,13 @@ from rlaif.types import Reward, Unverified
 from rlaif.verifiers.base import Task
 from rlaif.verifiers.code.compare import Compare
 from rlaif.verifiers.code.extract import Blocks, program_in, programs
-from rlaif.verifiers.code.first_try import PureCalls, passes, pure_calls
+from rlaif.verifiers.code.first_try import PureCalls, outcome_of, passes, prove, pure_calls
 from rlaif.verifiers.code.selfcheck import Learnt, learn, passing_without_knowledge
 from rlaif.verifiers.code.tasks import CodeTask, Mode, Streams, read_task
 from rlaif.verifiers.code.verdicts import Outcome, Rules, run
 from rlaif.verifiers.sandbox.base import TIERS, Launcher, Limits, SandboxError, Tier
 from rlaif.verifiers.sandbox.bwrap import LANGUAGES, LanguageName
-from rlaif.verifiers.sandbox.interp import Interpreter
+from rlaif.verifiers.sandbox.interp import Interpreter, Untold
 from rlaif.verifiers.sandbox.probe import open_bubblewrap, open_sandbox
 
 _ATTEMPTS = 3  # when the sandbox itself fails
@@ -67,7 +67,9 @@ class CodeVerifier:
         ``max_seconds``. ``tier``, ``min_tier``, ``allow_unsafe``: of the sandbox
         (`rlaif.verifiers.sandbox.probe.open_sandbox`). ``remote_url``: of the service, for ``tier: remote``, which
         runs whole programs only (mode "io", without a checker). ``interp``: try tests that are calls with literals in
-        a fast interpreter first; a pass counts and is flagged "interp", anything else is run in the sandbox.
+        a fast interpreter first; a pass counts and is flagged "interp", anything else is run in the sandbox. ``tier:
+        interp`` (any system) has that interpreter alone: tests must be calls with literals, and an answer that it
+        cannot run is Unverified.
         ``language``: another one runs by bubblewrap (tier bwrap), whole programs only as with a remote sandbox.
         ``workers``: answers judged at the same time (default: the processors)."""
 
@@ -98,6 +100,8 @@ class CodeVerifier:
                 raise ValueError("tier: remote and remote_url (http://host:port of the service) belong together")
             if self.tier == "remote" and self.mode not in ("auto", "io"):
                 raise ValueError(f"tier: remote runs whole programs only (mode io), not mode {self.mode}")
+            if self.tier == "interp" and self.mode == "io":
+                raise ValueError("tier: interp is for tests that call functions, not for whole programs (mode io)")
             if self.language != "python":
                 if self.mode not in ("auto", "io") or self.interp:
                     raise ValueError(f"language: {self.language} is for whole programs (mode io), without interp")
@@ -105,6 +109,12 @@ class CodeVerifier:
                     raise ValueError(f"language: {self.language} runs in tier bwrap only, not in tier {self.tier}")
             if self.interp and (self.tier == "remote" or self.mode == "io"):
                 raise ValueError("interp: true is for tests that call functions, not for whole programs (mode io)")
+            if (
+                self.tier == "interp"
+                and self.min_tier is not None
+                and TIERS.index(self.min_tier) > TIERS.index("interp")
+            ):
+                raise ValueError(f"tier: interp is less than min_tier: {self.min_tier}; leave out one of the two")
             if self.interp and self.min_tier is not None and TIERS.index(self.min_tier) > TIERS.index("interp"):
                 raise ValueError(
                     f"min_tier: {self.min_tier} promises that no answer runs in anything less, and interp: true would "
@@ -114,8 +124,8 @@ class CodeVerifier:
 
     def __init__(self, options: Options | None = None, launcher: Launcher | None = None) -> None:
         self.options = options or self.Options()
-        if self.options.interp and importlib.util.find_spec("pydantic_monty") is None:
-            raise InputError("code: interp: true needs pydantic-monty; install it with: pip install 'rlaif[interp]'.")
+        if (self.options.interp or self._interprets) and importlib.util.find_spec("pydantic_monty") is None:
+            raise InputError("code: interp needs pydantic-monty; install it with: pip install 'rlaif[interp]'.")
         self.workers = self.options.workers or os.cpu_count() or 1
         self.rules = Rules(
             self.options.compare, self.options.tolerance, self.options.call_tolerance, self.options.tuple_is_list
@@ -151,7 +161,7 @@ class CodeVerifier:
 
     # ------------------------------------------------------------------------------------------------- the answer
 
-    async def _verdict(self, completion: str, proven: "_Proven") -> Reward:
+    async def _verdict(self, completion: str, proven: "_Proven") -> Reward | Unverified:
         task, learnt = proven.task, proven.learnt
         if len(completion) > 5 * self.options.max_code_chars:
             return Reward(value=0.0, reason="unparseable", detail=f"an answer of {len(completion):,} characters")
@@ -160,6 +170,8 @@ class CodeVerifier:
             return Reward(value=0.0, reason="unparseable", detail="no program in the answer")
         if len(sources[-1]) > self.options.max_code_chars:
             return Reward(value=0.0, reason="unparseable", detail=f"a program of {len(sources[-1]):,} characters")
+        if self._interprets:
+            return await self._interpreted(proven, sources)
         if proven.pure is not None and await self._passes_first_try(proven.pure, sources, learnt):
             return Reward(value=1.0, flags=("interp",))
         rules = replace(self.rules, go_on=self.options.partial)
@@ -183,12 +195,22 @@ class CodeVerifier:
             return programs(completion, task.names, task.prompt, self.options.blocks)
         return program_in(completion, LANGUAGES[self.options.language].fences, self.options.blocks)
 
+    async def _interpreted(self, proven: "_Proven", sources: Sequence[str]) -> Reward | Unverified:
+        """The verdict of tier ``interp``."""
+        assert proven.pure is not None
+        rules = replace(self.rules, go_on=self.options.partial)
+        try:
+            async with self._here().slots:
+                outcome = await outcome_of(await self._open_or_get_interpreter(), proven.pure, sources, rules)
+        except Untold as why:
+            if why.reason is not None:
+                return Reward(value=0.0, reason=why.reason, detail=str(why))
+            return Unverified(reason="infrastructure", detail=f"tier interp cannot run this answer: {why}")
+        return _reward(outcome, proven.learnt, ("interp",), self.options.partial)
+
     async def _passes_first_try(self, pure: PureCalls, sources: Sequence[str], learnt: Learnt) -> bool:
         async with self._here().slots:
-            interpreter = self._interpreter
-            if interpreter is None:
-                interpreter = await asyncio.to_thread(self._open_interpreter)
-            outcome = await passes(interpreter, pure, sources, self.rules)
+            outcome = await passes(await self._open_or_get_interpreter(), pure, sources, self.rules)
         return outcome is not None and learnt.agrees(outcome)
 
     def _limits(self, learnt: Learnt) -> Limits:
@@ -240,6 +262,8 @@ class CodeVerifier:
         return known
 
     async def _proven(self, row: Task) -> "_Proven":
+        if self._interprets:
+            return await self._proven_by_interpreter(row)
         whole = self.options.tier == "remote" or self.options.language != "python"
         task = read_task(row, "io" if self.options.language != "python" else self.options.mode)
         if whole and (not isinstance(task.tests, Streams) or task.tests.checker is not None):
@@ -261,6 +285,16 @@ class CodeVerifier:
             return learnt
 
         return _Proven(task, await self._attempt(proven), pure)
+
+    async def _proven_by_interpreter(self, row: Task) -> "_Proven":
+        task = read_task(row, self.options.mode)
+        pure = pure_calls(task)
+        if pure is None:
+            raise TaskError("tier interp runs only tests that are calls of one function with plain values.")
+        if self.options.self_check:
+            async with self._here().slots:
+                await prove(await self._open_or_get_interpreter(), task, pure, self.rules)
+        return _Proven(task, Learnt(), pure)
 
     # ------------------------------------------------------------------------------------------------ the sandbox
 
@@ -289,11 +323,23 @@ class CodeVerifier:
                 self._launcher = launcher
             return launcher
 
+    async def _open_or_get_interpreter(self) -> Interpreter:
+        known = self._interpreter
+        return known if known is not None else await asyncio.to_thread(self._open_interpreter)
+
     def _open_interpreter(self) -> Interpreter:
         with self._opening:
             if self._interpreter is None:
-                self._interpreter = Interpreter(self.workers)
+                o = self.options
+                alone = self._interprets
+                self._interpreter = Interpreter(
+                    self.workers, seconds=o.max_seconds if alone else 0.25, memory_mb=o.memory_mb if alone else 64
+                )
             return self._interpreter
+
+    @property
+    def _interprets(self) -> bool:
+        return self.options.tier == "interp"
 
     def _here(self) -> "_Here":
         loop = asyncio.get_running_loop()

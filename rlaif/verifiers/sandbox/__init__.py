@@ -6,7 +6,7 @@ tier       what stands between a program and this machine                       
 ns         namespaces, Landlock, seccomp, limits; a process for each run          launcher, zygote
 lsm        Landlock, seccomp, limits; a process for each run                      launcher, zygote
 bwrap      namespaces and limits, by bubblewrap; for other languages              bwrap
-interp     a Python interpreter without a system; a first try of pure calls       interp
+interp     a Python interpreter without a system, for calls; on any system        interp
 remote     somebody else's sandbox, by HTTP                                       remote
 unsafe     limits only                                                            unsafe
 =========  =====================================================================  ======================================

@@ -2,8 +2,9 @@
 
 It knows a part of Python (no inheritance, few modules), has no files, network, environment or processes to reach, and
 runs on any system in a fraction of a millisecond. What it could compute is worth comparing; anything else (an error, a
-limit, a value of another type) means nothing, for its Python is not the candidate's: `Interpreter.calls` then says None
-and the program must be run in CPython. So a pass may be taken from here, a failure never.
+limit, a value of another type) says little, for its Python is not the candidate's: `Interpreter.calls` then raises
+`Untold`, and the program is to be run in CPython. Where there is no sandbox for CPython (tier ``interp``), an answer
+that ran out of time or memory has failed, and any other that could not be run here is undecided.
 
 Not covered: the interpreter's worker is an ordinary process, so a hole in the interpreter is a hole in the sandbox.
 This ranks below the Linux tiers; where ``min_tier`` names one of those, it must not be used. Halves of surrogate pairs
@@ -14,7 +15,7 @@ import asyncio
 import math
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rlaif.errors import InputError
 from rlaif.verifiers.sandbox import values
@@ -47,15 +48,23 @@ def _rlaif_encoded(x):
 _PLAIN = (type(None), bool, int, str)
 
 
+class Untold(Exception):
+    """What the calls return is not known. ``reason``: "timeout" or "resource" where a limit was met."""
+
+    def __init__(self, why: str, reason: Literal["timeout", "resource"] | None = None) -> None:
+        super().__init__(why)
+        self.reason = reason
+
+
 class Interpreter:
-    """A pool of workers. seconds: for all calls of one answer together; what takes longer is for CPython.
+    """A pool of workers. seconds: for all calls of one answer together.
 
     Raises InputError where it is not installed or does not start. Methods may be called from any thread and event loop.
     """
 
     tier: Tier = "interp"
 
-    def __init__(self, workers: int | None = None, *, seconds: float = 0.25, memory_mb: int = 64) -> None:
+    def __init__(self, workers: int | None = None, *, seconds: float, memory_mb: int) -> None:
         try:
             from pydantic_monty import Monty, MontyError
         except ImportError:
@@ -70,15 +79,15 @@ class Interpreter:
             raise InputError(f"sandbox: tier 'interp' cannot be started ({error}).") from error
         self._open = True
 
-    async def calls(self, source: str, name: str, arguments: Sequence[Sequence[Any]]) -> list[Any] | None:
-        """What ``name(*a)`` returns for each of ``arguments``, encoded as by `values.encode`; None if this interpreter
-        cannot tell. Arguments are values of the task's, of plain builtin types."""
+    async def calls(self, source: str, name: str, arguments: Sequence[Sequence[Any]]) -> list[Any]:
+        """What ``name(*a)`` returns for each of ``arguments``, encoded as by `values.encode`. Arguments are values of
+        the task's, of plain builtin types. Raises Untold if this interpreter cannot tell."""
         if not name.isidentifier() or not all(_plain(value) for given in arguments for value in given):
-            return None
+            raise Untold("an argument is no plain value")
         return await asyncio.to_thread(self._calls, source, name, arguments)
 
-    def _calls(self, source: str, name: str, arguments: Sequence[Sequence[Any]]) -> list[Any] | None:
-        from pydantic_monty import MontyError
+    def _calls(self, source: str, name: str, arguments: Sequence[Sequence[Any]]) -> list[Any]:
+        from pydantic_monty import MontyCrashedError, MontyError, MontyRuntimeError
 
         try:
             with self.pool.checkout(limits=self.limits) as session:  # type: ignore[arg-type]
@@ -87,20 +96,34 @@ class Interpreter:
                 made = f"json.dumps([_rlaif_encoded({name}(*given)) for given in _rlaif_given])"
                 inputs = {"_rlaif_given": [list(given) for given in arguments]}
                 said = session.feed_run(made, inputs=inputs, print_callback=_ignored)
-        except (MontyError, OSError, ValueError):
-            return None
+        except MontyRuntimeError as error:
+            raise Untold(_first_line(error), _LIMITS.get(type(error.exception()))) from None
+        except MontyCrashedError as error:  # the pool kills at a deadline that the interpreter's own did not keep
+            raise Untold(_first_line(error), "timeout") from None
+        except (MontyError, OSError, ValueError) as error:
+            raise Untold(_first_line(error)) from None
         if type(said) is not str:
-            return None
+            raise Untold("no reply")
         try:
             got = values.loads(said.encode("utf-8", "surrogatepass"))
         except values.Malformed:
-            return None
-        return got if isinstance(got, list) and len(got) == len(arguments) else None
+            raise Untold("a reply that cannot be read") from None
+        if not isinstance(got, list) or len(got) != len(arguments):
+            raise Untold("a reply of another length")
+        return got
 
     async def aclose(self) -> None:
         if self._open:
             self._open = False
             await asyncio.to_thread(self.pool.__exit__, None, None, None)
+
+
+_LIMITS: dict[type[BaseException], Literal["timeout", "resource"]] = {TimeoutError: "timeout", MemoryError: "resource"}
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1][:200] if lines else type(error).__name__
 
 
 def _ignored(stream: str, text: str) -> None:

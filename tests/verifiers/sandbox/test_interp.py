@@ -10,7 +10,7 @@ import pytest
 
 from rlaif.errors import InputError
 from rlaif.verifiers.sandbox import values
-from rlaif.verifiers.sandbox.interp import Interpreter
+from rlaif.verifiers.sandbox.interp import Interpreter, Untold
 
 pytest.importorskip("pydantic_monty")
 
@@ -18,7 +18,7 @@ pytest.importorskip("pydantic_monty")
 @pytest.fixture
 async def interpreter() -> AsyncIterator[Interpreter]:
     try:
-        made = Interpreter(workers=1)
+        made = Interpreter(workers=1, seconds=0.25, memory_mb=64)
     except InputError as error:
         pytest.skip(str(error))
     yield made
@@ -45,7 +45,6 @@ async def test_values_are_those_of_cpython(
     got = await interpreter.calls(source, "f", arguments)
     space: dict[str, Any] = {}
     exec(source, space)
-    assert got is not None
     for given, value in zip(arguments, got, strict=True):
         assert values.same(values.encode(space["f"](*given)), value)
 
@@ -78,20 +77,24 @@ async def test_of_anything_else_nothing_is_said_and_the_next_answer_is_tried_as_
     interpreter: Interpreter, source: str
 ) -> None:
     began = time.monotonic()
-    assert await interpreter.calls(source, "f", [(1,)]) is None
+    with pytest.raises(Untold):
+        await interpreter.calls(source, "f", [(1,)])
     assert time.monotonic() - began < 3
     assert await interpreter.calls("def f(x): return x", "f", [(1,)]) == [1]
 
 
 async def test_arguments_that_are_not_plain_are_for_cpython(interpreter: Interpreter) -> None:
     for value in (float("nan"), object(), 1j, bytearray(b"x")):
-        assert await interpreter.calls("def f(x): return 1", "f", [(value,)]) is None
-    assert await interpreter.calls("def f(x): return 1", "f(1);", [(1,)]) is None
+        with pytest.raises(Untold):
+            await interpreter.calls("def f(x): return 1", "f", [(value,)])
+    with pytest.raises(Untold):
+        await interpreter.calls("def f(x): return 1", "f(1);", [(1,)])
 
 
 async def test_one_answer_leaves_nothing_for_the_next(interpreter: Interpreter) -> None:
     await interpreter.calls("left = 1\ndef f(): return 1", "f", [()])
-    assert await interpreter.calls("def f(): return left", "f", [()]) is None
+    with pytest.raises(Untold, match="left"):
+        await interpreter.calls("def f(): return left", "f", [()])
 
 
 async def test_it_serves_several_threads(interpreter: Interpreter) -> None:
