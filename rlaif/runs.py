@@ -39,6 +39,9 @@ MAY_CHANGE = (
     "out",
     "modes",
     "in_flight",
+    "proposals",
+    "candidates",
+    "keep",
 )
 # Of a model: how it is reached and what it costs, not what it answers.
 MODEL_MAY_CHANGE = ("api_key_env", "batch", "max_concurrency", "price", "rpm", "timeout", "tpm", "transport")

@@ -1,0 +1,408 @@
+"""`learn`: propose, test, choose, measure, write.
+
+All requests and replies are in the ledger of a folder beside the constitution (``mine.learn`` for ``mine.yaml``), with
+``learned.json`` (every figure), ``candidates.jsonl``, ``proposals.jsonl`` and ``judgements.jsonl``. They and the
+constitution are computed from (config, data, ledger): running again goes on, and pays nothing twice.
+"""
+
+import asyncio
+import json
+import platform
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from decimal import Decimal
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from rlaif.clients.base import Client
+from rlaif.config.base import Config
+from rlaif.config.generate import JudgeConfig
+from rlaif.config.models import ModelConfig, ModelRef
+from rlaif.engine import Budget, Ledger, open_client
+from rlaif.errors import InputError, QualityError
+from rlaif.hashing import digest
+from rlaif.judges import Judge, make_judge
+from rlaif.judges.ask import resolve_labels
+from rlaif.judges.program import judge_by_check
+from rlaif.judging.flow import in_flight
+from rlaif.judging.gold import GoldPair, data_digest
+from rlaif.learning.labelled import Labelled, Parts, parts, read_labelled
+from rlaif.learning.programs import programs
+from rlaif.learning.propose import Proposal, Proposer, Wording, merge
+from rlaif.learning.votes import Figures, KeepRule, chance, choose, figures, together, turned
+from rlaif.learning.writing import constitution_yaml
+from rlaif.panel import together as opinion
+from rlaif.runs import RowFiles, on_disk, open_run, write_text
+from rlaif.types import Judgement, Principle, Unjudged
+
+REPORT = "learned.json"
+NONE = Principle(id="none", compare="Which response is better?")  # what a judge knows without any constitution
+
+Progress = Callable[[int, int, str], None]  # done, of how many, a note
+
+
+class LearnConfig(Config):
+    """``model`` is shown ``shown`` pairs at once and asked ``proposals`` times; the ``candidates`` proposed most often
+    are tested by ``judge``. ``keep``: how few of them are chosen. ``out``: the constitution to write. ``in_flight``:
+    pairs judged at once. ``max_unjudged``: with a larger share of missing verdicts nothing counts as learned."""
+
+    data: str
+    model: ModelRef
+    judge: JudgeConfig
+    proposals: int = Field(20, gt=0)
+    shown: int = Field(4, gt=0)
+    candidates: int = Field(20, gt=0)
+    temperature: float = Field(0.8, ge=0)
+    max_tokens: int = Field(512, gt=0)
+    template: str = "propose"
+    keep: KeepRule = KeepRule()
+    max_unjudged: float = Field(0.1, ge=0, le=1)
+    seed: int = 0
+    out: Path
+    max_cost: Decimal | None = Field(None, ge=0)
+    in_flight: int = Field(64, gt=0)
+
+    @property
+    def folder(self) -> Path:
+        """Where everything but the constitution goes."""
+        return self.out.with_suffix(".learn")
+
+
+@dataclass(frozen=True)
+class Learned:
+    """``out``: the constitution. ``report``: the content of learned.json."""
+
+    out: Path
+    report: dict[str, Any]
+
+
+def learn(
+    config: LearnConfig,
+    *,
+    limit: int | None = None,
+    fresh: bool = False,
+    command: str = "",
+    progress: Progress | None = None,
+) -> Learned:
+    """Learn a constitution and write it to ``config.out``, going on from what its folder holds (``fresh``: anew).
+
+    ``limit``: only the first that many pairs. ``command``: what was typed, for the file's head. Raises InputError
+    before anything is spent, ProviderError when the provider refuses or the budget is reached, and QualityError (with
+    everything written, and the file saying so) when nothing explains the labels better than chance.
+    """
+    if len(config.judge.models) != 1:
+        raise InputError(f"judge.models: one judge tests the principles (found {len(config.judge.models)} models).")
+    labelled = read_labelled(config.data, limit)
+    divided = parts(labelled, config.seed)
+    check_out(config)
+    with open_run(config.folder, config, fresh=fresh) as ledger:
+        run = Learning(config, labelled, divided, ledger, progress)
+        return asyncio.run(run.main(command))
+
+
+def check_out(config: LearnConfig) -> None:
+    """Raises InputError where ``config.out`` holds something that was not learned there, or was edited since."""
+    out = config.out
+    if out.suffix not in (".yaml", ".yml"):
+        raise InputError(f"--out {out}: a constitution is a .yaml file.")
+    if not out.exists():
+        return
+    try:
+        written = json.loads((config.folder / REPORT).read_bytes())["file"]
+    except (OSError, ValueError, KeyError, TypeError):
+        written = None
+    if written != digest(out.read_text(encoding="utf-8", errors="replace")):
+        what = "was edited since it was learned" if written else "was not learned here"
+        raise InputError(f"{out}: {what} and would be overwritten; move it away or give another --out.")
+
+
+@dataclass
+class Candidate:
+    """A principle on trial. ``proposed``: by how many proposals; None for a program. ``by_chance``: how likely the best
+    of all candidates does as well on shuffled labels. ``held_out`` is None where it was not measured."""
+
+    principle: Principle
+    proposed: int | None
+    choosing: Figures
+    by_chance: float = 1.0
+    held_out: Figures | None = None
+
+    def row(self) -> dict[str, Any]:
+        return {
+            "id": self.principle.id,
+            "principle": self.principle.model_dump(mode="json", exclude_defaults=True),
+            "proposed": self.proposed,
+            "by_chance": self.by_chance,
+            "choosing": self.choosing.report(),
+            "held_out": self.held_out.report() if self.held_out else None,
+        }
+
+
+@dataclass
+class Learning:
+    """One run. ``votes``: of each candidate, by id, on the pairs of each part it was asked about."""
+
+    config: LearnConfig
+    labelled: Labelled
+    parts: Parts
+    ledger: Ledger
+    progress: Progress | None = None
+    judgements: list[Judgement] = field(default_factory=list)
+    done: int = 0
+
+    def __post_init__(self) -> None:
+        self.budget = Budget(self.config.max_cost, self.ledger)
+
+    async def main(self, command: str) -> Learned:
+        config, (model,) = self.config, self.config.judge.models
+        async with AsyncExitStack() as stack:
+            writer = self._open(config.model, "propose")
+            stack.push_async_callback(writer.aclose)
+            client = self._open(model, "judge")
+            stack.push_async_callback(client.aclose)
+            self.budget.check()
+            labels = await resolve_labels(client, config.judge)
+            judge = make_judge(client, config.judge, labels)
+            proposals = await self._propose(writer)
+            wordings = merge(proposals)
+            found = await self._test(judge, wordings[: config.candidates])
+        report = self._report(judge, proposals, len(wordings), found)
+        return self._write(report, proposals, found, command)
+
+    def _open(self, model: ModelConfig, stage: str) -> Client:
+        return open_client(model, self.ledger, stage, self.budget)
+
+    # ----------------------------------------------------------------------------------------------------- asking
+
+    async def _propose(self, client: Client) -> list[Proposal]:
+        config = self.config
+        proposer = Proposer(
+            client,
+            config.template,
+            at_once=config.shown,
+            temperature=config.temperature,
+            max_tokens=config.max_tokens,
+            seed=config.seed,
+        )
+
+        async def one(number: int) -> Proposal:
+            proposal = await proposer.propose(number, self.parts.read)
+            self._tell(config.proposals, "proposals")
+            return proposal
+
+        self.done = 0
+        return await in_flight(range(config.proposals), one, max(config.in_flight, config.model.requests_at_once))
+
+    async def _test(self, judge: Judge, wordings: Sequence[Wording]) -> "Found":
+        """Choose on one part, then measure on the other what was kept, and what it must be compared with."""
+        config, parts = self.config, self.parts
+        tried = programs([c.text for p in parts.choosing for c in (p.comparison.a, p.comparison.b)])
+        taken = {p.id for p in tried} | {NONE.id}
+        proposed = [(_renamed(w.principle, taken), w.proposed) for w in wordings]
+        candidates = [p for p, _ in proposed] + tried
+        by_program = frozenset(p.id for p in tried)
+        votes = await self._votes(judge, candidates, parts.choosing, "tests")
+        prompts = [p.comparison.prompt.id for p in parts.choosing]
+        by_chance = chance(votes, prompts, config.seed)
+        choice = choose(votes, by_chance, by_program, config.keep)
+        shown = {p.id: n for p, n in proposed}
+        rows = [Candidate(p, shown.get(p.id), figures(votes[p.id], prompts), by_chance[p.id]) for p in candidates]
+        best = [_best(r for r in rows if (r.proposed is None) == program) for program in (False, True)]
+        measured = {p.id: p for p in candidates if p.id in choice.names or p.id in by_program or p.id in best}
+        held = await self._votes(judge, [*measured.values(), NONE], parts.held_out, "held-out tests")
+        names = [p.comparison.prompt.id for p in parts.held_out]
+        for row in rows:
+            if row.principle.id in measured:
+                row.held_out = figures(held[row.principle.id], names)
+        kept = [held[name] for name in choice.names]
+        whole = together(kept) if kept else []
+        return Found(
+            candidates=rows,
+            kept=choice.kept,
+            best_wording=best[0],
+            best_program=best[1],
+            together=figures(whole, names) if kept else None,
+            flipped=figures(turned(whole), names) if kept else None,
+            none=figures(held[NONE.id], names),
+        )
+
+    async def _votes(
+        self, judge: Judge, principles: Sequence[Principle], pairs: Sequence[GoldPair], what: str
+    ) -> dict[str, list[float | None]]:
+        work = [(principle, pair) for principle in principles for pair in pairs]
+        asked = sum(principle.check is None for principle, _ in work)
+        self.done = 0
+
+        async def one(item: tuple[Principle, GoldPair]) -> tuple[float | None, list[Judgement]]:
+            principle, pair = item
+            if principle.check is not None:
+                answers = [judge_by_check(pair.comparison, principle)]
+            else:
+                answers = await judge.judge_all([pair.comparison], [principle], self.config.seed)
+                self._tell(asked, what)
+            return vote(pair, answers), answers
+
+        at_once = max(self.config.in_flight, -(-self.config.judge.models[0].requests_at_once // 2))
+        answers = await in_flight(work, one, at_once)
+        found: dict[str, list[float | None]] = {p.id: [] for p in principles}
+        for (principle, _), (said, judgements) in zip(work, answers, strict=True):
+            found[principle.id].append(said)
+            self.judgements += judgements if principle.check is None else []
+        return found
+
+    def _tell(self, total: int, what: str) -> None:
+        self.done += 1
+        if self.progress:
+            self.progress(self.done, total, ", ".join(filter(None, (what, self.budget.note()))))
+
+    # ---------------------------------------------------------------------------------------------------- telling
+
+    def _report(self, judge: Judge, proposals: Sequence[Proposal], wordings: int, found: "Found") -> dict[str, Any]:
+        config = self.config
+        unjudged = Counter(j.outcome.reason for j in self.judgements if isinstance(j.outcome, Unjudged))
+        share = unjudged.total() / len(self.judgements) if self.judgements else 0.0
+        return {
+            "data": {
+                "source": config.data,
+                "digest": data_digest(self.labelled.pairs),
+                "pairs": len(self.labelled.pairs),
+                "left_out": dict(sorted(self.labelled.left_out.items())),
+                "read": len(self.parts.read),
+                "choosing": len(self.parts.choosing),
+                "held_out": len(self.parts.held_out),
+            },
+            "proposed_by": str(config.model.model),
+            "judge": str(judge.client.identity),
+            "labels": judge.labels,
+            "templates": sorted({judge.template.version}),
+            "proposals": {
+                "asked": len(proposals),
+                "questions": sum(len(p.questions) for p in proposals),
+                "different": wordings,
+                "tested": sum(c.proposed is not None for c in found.candidates),
+                "refused": dict(sorted(Counter(why.partition(":")[0] for p in proposals for why in p.refused).items())),
+            },
+            "programs": sum(c.proposed is None for c in found.candidates),
+            "keep": config.keep.model_dump(),
+            **found.report(),
+            "unjudged": {"by_reason": dict(sorted(unjudged.items())), "share": round(share, 6)},
+            "finding": finding(found, share, config.max_unjudged),
+            "learned": learned(found, share, config.max_unjudged),
+            "cost": self.budget.report(),
+            "versions": {"rlaif": version("rlaif"), "python": platform.python_version()},
+            "seed": config.seed,
+        }
+
+    def _write(self, report: dict[str, Any], proposals: Sequence[Proposal], found: "Found", command: str) -> Learned:
+        config = self.config
+        by_id = {c.principle.id: c.principle for c in found.candidates}
+        text = constitution_yaml(config.out.stem, report, [by_id[name] for name, _ in found.kept], command)
+        report = {"file": digest(text), "command": command, **report}
+        with RowFiles(config.folder, ("proposals", "candidates", "judgements")) as files:
+            for proposal in proposals:
+                files.write("proposals", proposal.row())
+            for candidate in found.candidates:
+                files.write("candidates", candidate.row())
+            for judgement in self.judgements:
+                files.write("judgements", judgement)
+        with on_disk(config.folder):
+            # The report first: it says that the file is ours.
+            write_text(config.folder / REPORT, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+            write_text(config.out, text)
+        if not report["learned"]:
+            raise QualityError(f"{config.out}: {report['finding']} Everything is kept in {config.folder}.")
+        return Learned(config.out, report)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What testing brought. ``kept``: names, each with right - wrong on the choosing part of all kept so far.
+    ``together``: all kept on the held-out part, ``flipped`` their opposite; ``none``: the judge without principles."""
+
+    candidates: list[Candidate]
+    kept: tuple[tuple[str, int], ...]
+    best_wording: str | None
+    best_program: str | None
+    together: Figures | None
+    flipped: Figures | None
+    none: Figures
+
+    def of(self, name: str | None) -> Candidate | None:
+        return next((c for c in self.candidates if c.principle.id == name), None)
+
+    def report(self) -> dict[str, Any]:
+        return {
+            "kept": [{**row.row(), "lead": lead} for name, lead in self.kept if (row := self.of(name)) is not None],
+            "together": self.together.report() if self.together else None,
+            "flipped": self.flipped.report() if self.flipped else None,
+            "none": self.none.report(),
+            "best_wording": row.row() if (row := self.of(self.best_wording)) else None,
+            "best_program": row.row() if (row := self.of(self.best_program)) else None,
+        }
+
+
+def vote(pair: GoldPair, judgements: Sequence[Judgement]) -> float | None:
+    """The probability that the preferred text is better, both orders together; None without a verdict."""
+    found = opinion("mean", judgements, {p: 1.0 for j in judgements for p in j.principles})
+    if isinstance(found, Unjudged):
+        return None
+    return found.p_a if pair.label == "a" else 1 - found.p_a
+
+
+def learned(found: Found, unjudged: float, max_unjudged: float) -> bool:
+    """Whether the constitution explains the held-out labels better than chance, by verdicts that are mostly there."""
+    low = found.together.accuracy.low if found.together else None
+    return low is not None and low > 0.5 and unjudged <= max_unjudged
+
+
+def finding(found: Found, unjudged: float, max_unjudged: float) -> str:
+    """What came out, in sentences."""
+    if found.together is None:
+        return "nothing explains the labels better than chance would: no principle was kept."
+    said = f"{len(found.kept)} principles together decide {_rate(found.together)} of the held-out pairs as labelled"
+    said = said.replace("1 principles together decide", "1 principle decides")
+    if unjudged > max_unjudged:
+        return f"{said}, but {unjudged:.0%} of the verdicts are missing, too many to believe it."
+    if not learned(found, unjudged, max_unjudged):
+        return f"{said}: no better than chance, whatever they did on the pairs they were chosen on."
+    return f"{said}. {_beside_programs(found)}"
+
+
+def _beside_programs(found: Found) -> str:
+    wording, program = found.of(found.best_wording), found.of(found.best_program)
+    if program is None or program.held_out is None:
+        return ""
+    by_program = f"the program {program.principle.id!r} alone {_rate(program.held_out)}"
+    if wording is None or wording.held_out is None:
+        return f"There was no wording to test; {by_program}."
+    said = f"the best wording alone decides {_rate(wording.held_out)} as labelled, {by_program}"
+    if program.held_out.right - program.held_out.wrong >= wording.held_out.right - wording.held_out.wrong:
+        return f"A program explains the labels as well as any wording: {said}."
+    return f"Of single principles {said}."
+
+
+def _rate(f: Figures) -> str:
+    a = f.accuracy
+    if a.value is None or a.low is None or a.high is None:
+        return "none"
+    return f"{a.value:.1%} ({a.low:.1%} to {a.high:.1%})".replace("%", " %")
+
+
+def _best(candidates: Any) -> str | None:
+    """The one with the best score on the choosing part."""
+
+    def score(c: Candidate) -> tuple[float, int, str]:
+        decided = c.choosing.right + c.choosing.wrong
+        return ((c.choosing.right - c.choosing.wrong) / decided**0.5 if decided else 0.0, decided, c.principle.id)
+
+    best = max(candidates, key=score, default=None)
+    return None if best is None else str(best.principle.id)
+
+
+def _renamed(principle: Principle, taken: set[str]) -> Principle:
+    return principle.model_copy(update={"id": f"{principle.id}-asked"}) if principle.id in taken else principle
