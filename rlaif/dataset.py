@@ -147,7 +147,8 @@ None is named yet. Whoever publishes the data decides, within the licences of th
 
 def _origin(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     constitution, prompts, models = manifest["constitution"], manifest["prompts"], manifest["models"]
-    yield "prompts", f"{manifest['counts']['prompts']:,} of {prompts['source']} (digest `{prompts['digest']}`)"
+    source = prompts["source"] if prompts["source"].startswith("hf:") else Path(prompts["source"]).name
+    yield "prompts", f"{manifest['counts']['prompts']:,} of {source} (digest `{prompts['digest']}`)"
     yield "completions by", models["policy"]
     if "reviser" in models:
         yield "revised by", models["reviser"]
@@ -162,7 +163,7 @@ def _origin(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "verified by", ", ".join(manifest["rewards"]["verifiers"].values())
     yield "seed", str(manifest["seed"])
     cost = manifest["cost"]
-    yield "cost", f"{'' if cost['complete'] else 'at least '}${cost['usd']}"
+    yield "cost", f"{'' if cost['complete'] else 'at least '}${float(cost['usd']):,.4f}"
     yield "made with", ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())
 
 

@@ -34,7 +34,7 @@ def section(report: Report) -> str:
         "",
     ]
     if report.findings:
-        parts += ["| severity | rows | share | that | for example |", "|---|---|---|---|---|"]
+        parts += ["| severity | rows | share | that | the first of them |", "|---|---|---|---|---|"]
         parts += [f"| {f.severity} | {f.count:,} | {f.share:.1%} | {f.text} | {_places(f)} |" for f in report.findings]
     else:
         parts.append("Nothing to complain about.")
@@ -81,12 +81,7 @@ def _lines(report: Report) -> Iterator[str]:
 _COUNTED = (
     (
         "Repeats",
-        {
-            "duplicate": "duplicates",
-            "near_duplicate": "near-duplicates",
-            "contradiction": "contradictions",
-            "repeated_prompt": "with the prompt of another row",
-        },
+        {"duplicate": "duplicates", "near_duplicate": "near-duplicates", "contradiction": "contradictions"},
     ),
     ("Secrets and personal data", {"secret": "rows with a key or token", "personal": "rows with personal data"}),
 )
