@@ -11,7 +11,7 @@ import json
 import platform
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -45,6 +45,7 @@ from rlaif.verifiers import Task, task_of
 
 FILES = ("completions", "judgements", "pairs", "dropped")
 REWARD_FILES = ("rewards", "best")  # where verifiers are asked
+STAGES = ("sample", "revise", "judge")  # who is asked
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -176,6 +177,26 @@ def generate(
         return asyncio.run(run.main())
 
 
+def generate_beside(
+    config: GenerateConfig,
+    ledger: Ledger,
+    *,
+    limit: int | None = None,
+    reparse: bool = False,
+    progress: Progress | None = None,
+) -> GenerateResult:
+    """What a run would have made of the same samples by another ``config`` (its constitution, its pairing), in
+    ``config.out``, a folder of its own. Nothing is sampled: what no sample is stored for stays without one. Judges and
+    revisers are asked, through the ``ledger`` of that run, only what it holds no reply to (``reparse``: nothing).
+
+    Raises what `generate` does."""
+    samples = config.policy.completions
+    found = check_prompts(str(samples or config.prompts), samples=samples is not None)
+    constitution = load_constitution(config.constitution)
+    run = _Run(config, constitution, ledger, found, limit, progress, reparse, asks=("revise", "judge"))
+    return asyncio.run(run.main())
+
+
 class _Run:
     def __init__(
         self,
@@ -186,9 +207,11 @@ class _Run:
         limit: int | None,
         progress: Progress | None,
         reparse: bool,
+        asks: Collection[str] = STAGES,
     ) -> None:
         self.config, self.constitution, self.ledger = config, constitution, ledger
         self.found, self.limit, self.progress, self.reparse = found, limit, progress, reparse
+        self.asks = () if reparse else asks  # the other stages are answered from the ledger alone
         self.counts = Counts()
         self.budget = Budget(None if reparse else config.max_cost, ledger)
         self.policy: Client | None = None
@@ -253,7 +276,7 @@ class _Run:
             self.measured.append(figures | {"card": f"judge-{number}/{CARD}"})
 
     def _open(self, model: ModelConfig, stage: str) -> Client:
-        if not self.reparse:
+        if stage in self.asks:
             return open_client(model, self.ledger, stage, self.budget)
         client = open_stored(model, self.ledger, stage)
         self.budget.wrap(client, model, stage)  # for what earlier sessions spent
