@@ -8,7 +8,9 @@ nothing that was answered before.
 
 import asyncio
 import json
+import pickle
 import platform
+import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
@@ -16,7 +18,7 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from rlaif.clients.base import Client
 from rlaif.config.generate import GenerateConfig
@@ -40,7 +42,17 @@ from rlaif.revision import Reviser
 from rlaif.rewards import PartsMonitor, Scored, open_run_reward, rejection_sample
 from rlaif.runs import RowFiles, check_answered, on_disk, open_run, write_manifest
 from rlaif.sampling import given, is_usable, sample, with_system
-from rlaif.types import Completion, Constitution, Dropped, Judgement, PreferencePair, Prompt, RewardRow, Unjudged
+from rlaif.types import (
+    Comparison,
+    Completion,
+    Constitution,
+    Dropped,
+    Judgement,
+    PreferencePair,
+    Prompt,
+    RewardRow,
+    Unjudged,
+)
 from rlaif.verifiers import Task, task_of
 
 FILES = ("completions", "judgements", "pairs", "dropped")
@@ -135,6 +147,8 @@ class PromptResult(NamedTuple):
     pairs: list[PreferencePair]
     dropped: list[Dropped]
     scored: dict[str, Scored] = {}  # by completion id, where the reward has a task in the prompt
+    comparisons: Sequence[Comparison] = ()
+    rewards: Rewards | None = None
 
 
 @dataclass(frozen=True)
@@ -245,16 +259,24 @@ class _Run:
                 self.judges.append(make_judge(client, config.judge, await resolve_labels(client, config.judge)))
             with RowFiles(config.out, FILES + (REWARD_FILES if self.verifying else ())) as files:
                 total = min(self.found.prompts, self.limit or self.found.prompts)
+                # A preference is known when the last verdict is there; the rows wait for it on disk.
+                later = Spool[PromptResult](config.out) if config.judge.calibrate != "none" else None
                 async with aclosing(ordered(self._work(), self._one_prompt, config.window)) as results:
                     async for result in results:
-                        self._write(files, result)
-                        self.counts.add(result)
                         self.judging.add(result.judgements)
                         if self.verifying:
                             self.verifying.count(result)
+                        decided = self._decided(result, result.judgements)
+                        self.counts.add(decided)
+                        if later is None:
+                            self._write(files, decided)
+                        else:
+                            later.put(result)
                         if self.progress:
                             self.counts.cost = self.budget.note()
                             self.progress(self.counts, total)
+                if later is not None:
+                    self._pair_again(later, files)
                 self._clean(files)
         return self._finish()
 
@@ -321,8 +343,23 @@ class _Run:
             rewards = self.verifying.rewards(scored)
             left = [c for c in comparisons if decide_by_rewards(c, rewards) is None]
         judgements = await judge_comparisons(left, self.constitution, self.judges, config.seed)
-        pairs, undecided = pair(comparisons, judgements, self.weights, config.pairing, rewards, config.judge.panel)
-        return PromptResult(prompt, completions, judgements, pairs, dropped + identical + undecided, scored)
+        return PromptResult(prompt, completions, judgements, [], dropped + identical, scored, comparisons, rewards)
+
+    def _decided(self, result: PromptResult, judgements: Sequence[Judgement]) -> PromptResult:
+        """``result`` with the pairs that these judgements make; its own are kept as they are."""
+        config, rewards = self.config, result.rewards
+        pairs, undecided = pair(
+            result.comparisons, judgements, self.weights, config.pairing, rewards, config.judge.panel
+        )
+        return result._replace(pairs=pairs, dropped=result.dropped + undecided)
+
+    def _pair_again(self, results: "Spool[PromptResult]", files: RowFiles) -> None:
+        """Pair by the judgements without each judge's preference for a position. The rows keep the raw ones."""
+        self.counts = Counts(cost=self.counts.cost)
+        for result in results:
+            decided = self._decided(result, self.judging.position.correct(result.judgements))
+            self.counts.add(decided)
+            self._write(files, decided)
 
     def _write(self, files: RowFiles, result: PromptResult) -> None:
         by_id = {c.id: c for c in result.completions}
@@ -477,6 +514,29 @@ class _Verifying:
         tiers = [getattr(v, "tier", None) for v in self._reward.verifiers.values()]  # while they are open
         self._tiers.update(tier for tier in tiers if tier is not None)
         await self._reward.aclose()
+
+
+class Spool(Generic[Item]):
+    """Objects of this process that wait on disk, read back in the order they came. The file has no name: whatever ends
+    the process, nothing of it stays."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with on_disk(folder):
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (lives as long as the object)
+
+    def put(self, item: Item) -> None:
+        with on_disk(self._folder):
+            pickle.dump(item, self._file)
+
+    def __iter__(self) -> Iterator[Item]:
+        with on_disk(self._folder):
+            self._file.seek(0)
+        while True:
+            try:
+                yield pickle.load(self._file)
+            except EOFError:
+                return
 
 
 def _taken_out(pairs: Path, removed: Mapping[int, Removal]) -> Iterator[Dropped]:

@@ -34,6 +34,7 @@ MAY_CHANGE = (
     "max_cost",
     "prompts_in_flight",
     "judge.min_label_mass",
+    "judge.calibrate",
     "judge.gold",
     "judge.min_kappa",
     "out",

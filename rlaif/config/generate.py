@@ -47,7 +47,9 @@ class JudgeConfig(Config):
     probability is below ``sure``, and on a share ``audit`` of the pairs, which measures what that loses. ``labels``:
     "logprob" reads the probabilities of the labels, "text" reads a written label, "json" a JSON object; "auto" takes
     "logprob" where the model gives log-probs, else "text". ``rationale``: reasons before the verdict; ``clamp`` then
-    keeps probabilities between 0.4 and 0.6, since after reasons a model is surer than it is right. ``principles``: one
+    keeps probabilities between 0.4 and 0.6, since after reasons a model is surer than it is right. ``calibrate``:
+    "position" measures how much each judge prefers the first place, whatever stands there, and takes that out of its
+    label probabilities before pairing (rlaif/judges/position.py); the judgements keep the raw ones. ``principles``: one
     drawn for each comparison ("sample"; for each prompt, where a completion is judged by itself), all in one question
     ("all"), or one question for each ("each"). ``comparisons``: every pair of a prompt's completions ("all"), or each
     completion in one pair ("disjoint": n/2 comparisons).
@@ -75,6 +77,7 @@ class JudgeConfig(Config):
     labels: Literal["auto", "logprob", "text", "json"] = "auto"
     rationale: bool = False
     clamp: bool = False
+    calibrate: Literal["none", "position"] = "none"
     principles: Literal["sample", "all", "each"] = "sample"
     comparisons: Literal["all", "disjoint"] = "all"
     ties: bool = False  # offer "neither is better" as an answer
@@ -103,6 +106,9 @@ class JudgeConfig(Config):
             raise ValueError(f"clamp is for probabilities of labels, and labels: {self.labels} gives none; remove one")
         if self.min_kappa is not None and self.gold is None:
             raise ValueError("min_kappa needs 'gold', a file of labelled pairs that the judge is measured on")
+        if self.calibrate != "none" and (self.clamp or self.labels in ("text", "json")):
+            key = "clamp cuts them off" if self.clamp else f"labels: {self.labels} gives none"
+            raise ValueError(f"calibrate corrects the probabilities of labels, and {key}; remove one")
         if self.both_bad and not self.ties:
             raise ValueError("both_bad is a kind of tie; set ties: true as well")
         least = {"mean": 1, "majority": 3, "veto": 2, "escalate": 2}[self.panel]
@@ -119,7 +125,7 @@ class JudgeConfig(Config):
         return self
 
     def _not_pairwise(self) -> None:
-        given = [key for key in ("orders", "clamp", "ties", "both_bad") if getattr(self, key) != _PAIRWISE[key]]
+        given = [key for key, default in _PAIRWISE.items() if getattr(self, key) != default]
         if given:
             raise ValueError(f"{given[0]} is for type: pairwise; with type: {self.type} there are no pairs shown")
 
@@ -139,7 +145,7 @@ class JudgeConfig(Config):
         return self.type in ("score", "rubric")
 
 
-_PAIRWISE: dict[str, Any] = {"orders": "both", "clamp": False, "ties": False, "both_bad": False}
+_PAIRWISE: dict[str, Any] = {"orders": "both", "calibrate": "none", "clamp": False, "ties": False, "both_bad": False}
 
 
 class PairingConfig(Config):

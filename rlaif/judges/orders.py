@@ -20,10 +20,11 @@ def first_order(seed: int, comparison: Comparison) -> Order:
 
 def is_audited(seed: int, comparison: Comparison, share: float) -> bool:
     """Whether the pair belongs to the audit sample; the same for both its orders."""
-    return _drawn(seed, comparison.a.id, comparison.b.id, share)
+    return is_drawn(seed, comparison.a.id, comparison.b.id, share)
 
 
-def _drawn(seed: int, a: str, b: str, share: float) -> bool:
+def is_drawn(seed: int, a: str, b: str, share: float) -> bool:
+    """`is_audited` by the ids of the two completions, in either order."""
     return uniform("audit", seed, *sorted((a, b))) < share
 
 
@@ -62,7 +63,7 @@ class OrderStats:
         sure = first.method == "logprob" and max(first.p_a, 1 - first.p_a) >= self.sure
         self.unsure += not sure
         second = looks[-1].outcome
-        audited = len(looks) > 1 and _drawn(self.seed, looks[0].a, looks[0].b, self.share)
+        audited = len(looks) > 1 and is_drawn(self.seed, looks[0].a, looks[0].b, self.share)
         if not audited or not isinstance(second, Verdict):
             return
         self.audited += 1

@@ -1,5 +1,5 @@
-"""What a run's judging came to besides its verdicts, for the manifest: what ``orders: auto`` saved and lost, and how
-often each judge of a panel was asked."""
+"""What a run's judging came to besides its verdicts, for the manifest: what ``orders: auto`` saved and lost, how often
+each judge of a panel was asked, and which position it prefers."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import Any
 
 from rlaif.config.generate import JudgeConfig
 from rlaif.judges.orders import OrderStats
+from rlaif.judges.position import PositionPriors
 from rlaif.panel import PROGRAM
 from rlaif.types import Judgement
 
@@ -17,6 +18,7 @@ class JudgingStats:
     def __init__(self, config: JudgeConfig, seed: int) -> None:
         self._config = config
         self.orders = OrderStats(seed, config.sure, config.audit)
+        self.position = PositionPriors(config, seed)
         self._comparisons = 0
         self._asked: Counter[str] = Counter()  # by judge: comparisons
         self._requests: Counter[str] = Counter()
@@ -24,6 +26,7 @@ class JudgingStats:
     def add(self, judgements: Sequence[Judgement]) -> None:
         """Count one prompt's judgements."""
         self.orders.add(judgements)
+        self.position.add(judgements)
         by_model = [j for j in judgements if j.judge != PROGRAM]
         self._comparisons += len({(j.a, j.b) for j in by_model})
         self._asked.update(judge for judge, _, _ in {(j.judge, j.a, j.b) for j in by_model})
@@ -31,8 +34,11 @@ class JudgingStats:
         self._requests.update(judge for judge, _ in keys)
 
     def report(self) -> dict[str, Any]:
-        """``orders`` with `orders: auto`, ``panel`` where several models judge."""
+        """``orders`` with `orders: auto`, ``panel`` where several models judge, ``position`` where pairs are shown and
+        label probabilities read."""
         found: dict[str, Any] = {}
+        if position := self.position.report():
+            found["position"] = position
         if self._config.orders == "auto":
             found["orders"] = self.orders.report()
         if len(self._config.models) > 1:
