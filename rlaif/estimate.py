@@ -16,7 +16,7 @@ failure; the discount of prompt caching.
 import asyncio
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -30,6 +30,7 @@ from rlaif.engine import Budget, Ledger
 from rlaif.engine.prices import Price, how_to_price, number, price_of, total
 from rlaif.engine.stored import known_capabilities, server_url, stored_identity
 from rlaif.engine.tokens import estimate_tokens
+from rlaif.errors import RequestError
 from rlaif.judges import Judge, judge_comparisons, make_judge
 from rlaif.judges.ask import How, resolve_labels
 from rlaif.judges.stats import JudgingStats
@@ -146,7 +147,7 @@ class Tally:
     seen: dict[Kind, _Seen] = field(default_factory=dict)
 
     def note(self, request: ChatRequest, kind: Kind, reply: ChatReply | None, weight: float) -> None:
-        texts = [m.content for m in request.messages]
+        texts = [m.content for m in request.messages] + ([request.continuation] if request.continuation else [])
         tokens = sum(map(estimate_tokens, texts)) + _PER_MESSAGE * len(texts) + _PER_REQUEST
         if request.json_schema is not None:
             tokens += estimate_tokens(str(request.json_schema))
@@ -196,6 +197,15 @@ class DryClient:
 
     async def aclose(self) -> None:
         return None
+
+
+class RecordedClient(DryClient):
+    """A DryClient of which nothing is asked: what the ledger does not hold, nobody has said."""
+
+    async def complete(self, request: ChatRequest) -> ChatReply:
+        if self._ledger is None or self._ledger.reply(request_key(self.identity, request)) is None:
+            raise RequestError("not in the ledger", kind="invalid")
+        return await super().complete(request)
 
 
 # ------------------------------------------------------------------------------------------------------ the estimate
@@ -297,11 +307,29 @@ def estimate(
         return asyncio.run(run.main(progress))
 
 
+def estimate_beside(
+    config: GenerateConfig, ledger: Ledger, *, limit: int | None = None, progress: Progress | None = None
+) -> Estimate:
+    """As `estimate`, of what `rlaif.generation.generate_beside` would send."""
+    constitution = load_constitution(config.constitution)
+    samples = config.policy.completions
+    found = check_prompts(str(samples or config.prompts), samples=samples is not None)
+    run = _Dry(config, constitution, ledger, min(found.prompts, limit or found.prompts), sampled=True)
+    return asyncio.run(run.main(progress))
+
+
 class _Dry:
     # Above so many comparisons one stands for all of a prompt's: they differ only in the principle drawn.
     EVERY = 5000
 
-    def __init__(self, config: GenerateConfig, constitution: Constitution, ledger: Ledger | None, prompts: int) -> None:
+    def __init__(
+        self,
+        config: GenerateConfig,
+        constitution: Constitution,
+        ledger: Ledger | None,
+        prompts: int,
+        sampled: bool = False,
+    ) -> None:
         self.config, self.constitution, self.ledger, self.prompts = config, constitution, ledger, prompts
         self.notes: list[str] = []
         self.budget = Budget(None, ledger)
@@ -310,15 +338,18 @@ class _Dry:
         self.stats = JudgingStats(config.judge, config.seed)
         self.clients: list[DryClient] = []
         if config.policy.model is not None:
-            self.policy = self._open(config.policy.model, "sample", lambda request: "sample")
+            sampling = RecordedClient if sampled else DryClient
+            self.policy = self._open(config.policy.model, "sample", lambda request: "sample", sampling)
         self.reviser: Reviser | None = None
         if config.revision is not None and (model := config.revision.model or config.policy.model):
             client = self._open(model, "revise", lambda request: "sample")
             self.reviser = Reviser(client, config.revision, constitution)
 
-    def _open(self, model: ModelConfig, stage: str, kind: Callable[[ChatRequest], Kind]) -> DryClient:
+    def _open(
+        self, model: ModelConfig, stage: str, kind: Callable[[ChatRequest], Kind], of: type[DryClient] = DryClient
+    ) -> DryClient:
         tally = Tally(stage, model, stored_identity(model, self.ledger, stage))
-        client = DryClient(tally, self.ledger, kind, known_capabilities(model))
+        client = of(tally, self.ledger, kind, known_capabilities(model))
         self.budget.wrap(client, model, stage)  # for what earlier sessions spent
         self.clients.append(client)
         return client
@@ -364,7 +395,7 @@ class _Dry:
         return labels
 
     def _kind_of_question(self, request: ChatRequest) -> Kind:
-        if request.top_logprobs is not None and request.max_tokens == 1:
+        if request.continuation is not None or (request.top_logprobs is not None and request.max_tokens == 1):
             return "probabilities"
         return "reasons" if request.json_schema is not None or self.config.judge.rationale else "label"
 
@@ -462,7 +493,7 @@ class _Dry:
 
     def _estimate(self) -> Estimate:
         lengths = self._lengths()
-        stages = tuple(self._stage(client.tally, lengths) for client in self.clients)
+        stages = tuple(stage_estimate(client.tally, lengths) for client in self.clients)
         unknown = [c.tally.model for c, s in zip(self.clients, stages, strict=True) if s.price is None]
         for model in {m.model: m for m in unknown}.values():
             self.notes.append(
@@ -504,31 +535,33 @@ class _Dry:
             "reasons": (reasons[0] if reasons else _Seen()).shown("reasons", self.config.judge.max_tokens),
         }
 
-    def _stage(self, tally: Tally, lengths: dict[Kind, Range]) -> StageEstimate:
-        ratio = tokenizer_range(tally.model)
-        if tally.answered >= _ENOUGH and tally.answered_text and tally.answered_input:
-            found = tally.answered_input / tally.answered_text
-            ratio = Range(0.95 * found, found, 1.05 * found)
-        tokens_in = Range(*(tally.text * r for r in ratio))
-        for kind, count in tally.slots.items():
-            tokens_in += lengths[kind].times(count)
-        tokens_out = Range(0, 0, 0)
-        for kind, count in tally.kinds.items():
-            seen = tally.seen.get(kind, _Seen())
-            tokens_out += seen.length(kind, tally.limits[kind] / count).times(count)
-        price = price_of(tally.model)
-        calls = round(tally.pending)
-        return StageEstimate(
-            tally.stage,
-            str(tally.identity),
-            calls + tally.answered,
-            tally.answered,
-            tokens_in,
-            tokens_out,
-            price,
-            _costs(price, tokens_in, tokens_out, calls, batch=False),
-            _costs(price, tokens_in, tokens_out, calls, batch=True),
-        )
+
+def stage_estimate(tally: Tally, lengths: Mapping[Kind, Range]) -> StageEstimate:
+    """What the requests of ``tally`` come to. ``lengths``: tokens of the texts that placeholders stand for."""
+    ratio = tokenizer_range(tally.model)
+    if tally.answered >= _ENOUGH and tally.answered_text and tally.answered_input:
+        found = tally.answered_input / tally.answered_text
+        ratio = Range(0.95 * found, found, 1.05 * found)
+    tokens_in = Range(*(tally.text * r for r in ratio))
+    for kind, count in tally.slots.items():
+        tokens_in += lengths[kind].times(count)
+    tokens_out = Range(0, 0, 0)
+    for kind, count in tally.kinds.items():
+        seen = tally.seen.get(kind, _Seen())
+        tokens_out += seen.length(kind, tally.limits[kind] / count).times(count)
+    price = price_of(tally.model)
+    calls = round(tally.pending)
+    return StageEstimate(
+        tally.stage,
+        str(tally.identity),
+        calls + tally.answered,
+        tally.answered,
+        tokens_in,
+        tokens_out,
+        price,
+        _costs(price, tokens_in, tokens_out, calls, batch=False),
+        _costs(price, tokens_in, tokens_out, calls, batch=True),
+    )
 
 
 def _is_placeholder(completion: Completion) -> bool:

@@ -43,6 +43,7 @@ class ChatRequest(Row):
     ``sample_index`` tells apart repeated requests that should give different samples.
     ``cache_prefix``: the first that many messages are the same for many requests (a hint for prompt caching;
     it changes no answer and is not part of the request's key).
+    ``continuation``: a given answer; nothing is sampled, and the reply holds the log-prob of each of its tokens.
     """
 
     messages: tuple[Message, ...] = Field(min_length=1)
@@ -56,6 +57,7 @@ class ChatRequest(Row):
     json_schema: dict[str, Any] | None = None
     sample_index: int = 0
     cache_prefix: int = Field(0, ge=0)
+    continuation: str | None = Field(None, min_length=1)
 
 
 class Usage(Row):
@@ -83,7 +85,8 @@ FinishReason = Literal["stop", "length", "content_filter", "refusal", "tool_call
 class ChatReply(Row):
     """What the model answered. Only ``finish_reason == "stop"`` may become data.
 
-    ``logprobs`` is None where the model gives none. ``raw`` is the provider's reply as JSON. ``downgrades`` names the
+    ``logprobs`` is None where the model gives none; of a request with a ``continuation`` they are of its tokens,
+    without alternatives, and ``text`` is empty. ``raw`` is the provider's reply as JSON. ``downgrades`` names the
     request's parameters that the model refused and that were left out ("temperature", "logprobs", ...). ``batch``: it
     came from a batch API, at that API's price.
     """
@@ -188,12 +191,14 @@ class Check(Row):
 class Principle(Row):
     """One rule of a constitution. ``compare`` asks which of two responses follows it better; ``critique`` and
     ``revise`` are instructions about one response; ``check`` lets a program decide instead of a model.
+    ``opposite``: the question that the opposite of ``compare`` would ask (for judging by likelihood).
     ``applies_to``: metadata keys of a prompt and the value, or list of values, that each must have."""
 
     id: Identifier
     compare: Text | None = None
     critique: Text | None = None
     revise: Text | None = None
+    opposite: Text | None = None
     check: Check | None = None
     weight: float = Field(1.0, gt=0, strict=True)
     applies_to: dict[str, Any] = {}
@@ -211,6 +216,8 @@ class Principle(Row):
     def _says_something(self) -> Self:
         if not (self.compare or self.critique or self.revise or self.check):
             raise ValueError("a principle needs at least one of compare, check, critique, revise")
+        if self.opposite and not self.compare:
+            raise ValueError("opposite is the opposite of compare, which is missing; write compare as well")
         return self
 
 

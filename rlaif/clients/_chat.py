@@ -46,8 +46,24 @@ class Chat:
             raise RequestError(f"the model's chat template refuses these messages: {error}.", kind="invalid") from None
         except UnicodeEncodeError:
             raise RequestError("a message holds half a character (a lone surrogate).", kind="invalid") from None
+        return self._ids(text.split(mark))
+
+    def encode_text(self, text: str) -> list[int]:
+        """The token ids of a given answer, where the model's own would stand; control tokens in it are plain text.
+        Raises RequestError for a text that is no UTF-8 or has no tokens."""
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise RequestError("the text holds half a character (a lone surrogate).", kind="invalid") from None
+        mark = next(c for c in _MARKS if c not in text)
+        ids = self._ids(self._controls.sub(lambda found: _cut(found[0], mark), text).split(mark))
+        if not ids:
+            raise RequestError("the text has no tokens.", kind="invalid")
+        return ids
+
+    def _ids(self, parts: Sequence[str]) -> list[int]:
         ids: list[int] = []
-        for part in text.split(mark):
+        for part in parts:
             ids += self._tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 

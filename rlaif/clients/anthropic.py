@@ -32,7 +32,7 @@ from rlaif.clients._http import (
     endpoint,
     public_url,
 )
-from rlaif.clients.base import Capabilities, Identity
+from rlaif.clients.base import Capabilities, Identity, scores_no_text
 from rlaif.config.models import ModelConfig
 from rlaif.errors import InputError, RequestError
 from rlaif.types import ChatReply, ChatRequest, FinishReason, Message, Usage
@@ -79,6 +79,8 @@ class AnthropicClient(HttpTransport):
                 # The same request, without the defaults that this server refuses to hear.
 
     def _body(self, request: ChatRequest) -> dict[str, Any]:
+        if request.continuation is not None:
+            raise scores_no_text(str(self._at))
         if request.top_logprobs is not None:
             raise RequestError(f"{self._at}: the API gives no log-probs.", kind="unsupported", parameter="logprobs")
         body: dict[str, Any] = {

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from pydantic import Field
 
+from rlaif.errors import RequestError
 from rlaif.hashing import digest
 from rlaif.types import ChatReply, ChatRequest, Row
 
@@ -20,6 +21,7 @@ class Capabilities(Row):
 
     logprobs: bool | None = None
     json_schema: bool | None = None
+    scores_text: bool = False  # answers a request with a ``continuation``
 
 
 class Identity(Row):
@@ -74,7 +76,18 @@ class Wrapper:
 def request_key(identity: Identity, request: ChatRequest) -> str:
     """The content key of a request: the same for two requests exactly when the same answer would serve both."""
     content = request.model_dump(mode="json", exclude={"cache_prefix"})
+    if request.continuation is None:
+        del content["continuation"]  # so that the keys of older ledgers stay as they are
     return digest(identity.model_dump(mode="json"), content, length=40)
+
+
+def scores_no_text(name: str) -> RequestError:
+    """What a transport raises for a request with a ``continuation`` that it cannot answer."""
+    return RequestError(
+        f"{name}: gives no log-probs of a given text; local:, vllm: and scripted: models do.",
+        kind="unsupported",
+        parameter="continuation",
+    )
 
 
 _at_once: ContextVar[bool] = ContextVar("rlaif_at_once", default=False)

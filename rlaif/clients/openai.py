@@ -26,7 +26,7 @@ from rlaif.clients._http import (
     endpoint,
     public_url,
 )
-from rlaif.clients.base import Capabilities, Identity
+from rlaif.clients.base import Capabilities, Identity, scores_no_text
 from rlaif.config.models import ModelConfig
 from rlaif.errors import InputError, RequestError
 from rlaif.types import ChatReply, ChatRequest, FinishReason, TokenLogprobs, Usage
@@ -78,6 +78,8 @@ class OpenAIClient(HttpTransport):
             self._max_tokens = "max_completion_tokens"
 
     def _body(self, request: ChatRequest) -> dict[str, Any]:
+        if request.continuation is not None:
+            raise scores_no_text(str(self._at))
         if request.top_logprobs is not None and self.capabilities.logprobs is False:
             raise RequestError(f"{self._at}: no log-probs, says its config.", kind="unsupported", parameter="logprobs")
         body: dict[str, Any] = {

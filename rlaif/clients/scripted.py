@@ -2,7 +2,7 @@
 
 ``scripted:MODULE:OBJECT`` names the function. It takes a ChatRequest and returns the reply's text, a ChatReply, or
 an awaitable of either; it may raise TransientError, RequestError or ProviderError as a real provider would. A function
-that gives log-probs is named in the config's long form, with ``logprobs: true``.
+that gives log-probs (of a given ``continuation`` too) is named in the config's long form, with ``logprobs: true``.
 """
 
 import inspect
@@ -58,4 +58,5 @@ def open_scripted(model: ModelConfig) -> Client:
     if not callable(script):
         raise InputError(f"{model.model}: {attribute} is not a function that takes a ChatRequest.")
     # A run may ask a million times, and nobody could read what is kept here.
-    return ScriptedClient(script, model.name, Capabilities(logprobs=bool(model.logprobs)), keep=False)
+    gives = bool(model.logprobs)
+    return ScriptedClient(script, model.name, Capabilities(logprobs=gives, scores_text=gives), keep=False)

@@ -40,7 +40,9 @@ class JudgeConfig(Config):
     ``type``: "pairwise" shows two and asks which is better; "score" grades each by itself, 1 to 10; "rubric" asks of
     each by itself, for every principle, whether it does that: yes, partly or no. ``rubric``: its criteria are the
     "principles", or "generated" from them by the judge for each prompt. "ranking" puts up to ``group`` into order at
-    once, each group shown in two opposite orders, ``rounds`` times.
+    once, each group shown in two opposite orders, ``rounds`` times. "likelihood" asks nothing: it compares how likely a
+    response is under the principle and under its opposite (local, vllm and scripted models only); ``length``: the "sum"
+    of a response's token log-probs, or their "mean"; ``scale``: what a difference is divided by before it becomes odds.
 
     ``orders``: "both" shows each pair twice, exchanged, and averages (a position preference cancels); "one" shows it
     once in an order drawn by hash, at half the price; "auto" shows it a second time only where the first verdict's
@@ -64,10 +66,12 @@ class JudgeConfig(Config):
     the labels is less.
     """
 
-    type: Literal["pairwise", "score", "rubric", "ranking"] = "pairwise"
+    type: Literal["pairwise", "score", "rubric", "ranking", "likelihood"] = "pairwise"
     rubric: Literal["principles", "generated"] = "principles"
     group: int = Field(8, ge=2, le=26)
     rounds: int = Field(1, ge=1, le=16)  # of a tournament, where there are more completions than a group: better 3
+    length: Literal["sum", "mean"] = "sum"
+    scale: float = Field(1.0, gt=0)
     models: list[ModelRef] = Field(min_length=1)
     panel: Literal["mean", "majority", "veto", "escalate"] = "mean"
     escalate_below: float = Field(0.5, ge=0, le=1)
@@ -116,6 +120,11 @@ class JudgeConfig(Config):
             raise ValueError(f"panel: {self.panel} needs at least {least} different models (found {found})")
         if self.type != "pairwise":
             self._not_pairwise()
+        if self.type == "likelihood" and (self.rationale or self.labels not in ("auto", "logprob")):
+            key = "rationale" if self.rationale else "labels"
+            raise ValueError(f"with type: likelihood nothing is asked, so there is nothing for {key}; remove it")
+        if self.type != "likelihood" and (self.length, self.scale) != ("sum", 1.0):
+            raise ValueError("length and scale are for type: likelihood; remove them or set the type")
         if self.many_answers and self.labels == "logprob":
             raise ValueError(f"a reply of type: {self.type} holds many answers and is text or JSON; set labels: auto")
         if self.type == "rubric" and self.principles == "sample":
@@ -142,7 +151,7 @@ class JudgeConfig(Config):
     @property
     def pointwise(self) -> bool:
         """Whether each completion is judged by itself."""
-        return self.type in ("score", "rubric")
+        return self.type in ("score", "rubric", "likelihood")
 
 
 _PAIRWISE: dict[str, Any] = {"orders": "both", "calibrate": "none", "clamp": False, "ties": False, "both_bad": False}

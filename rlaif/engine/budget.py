@@ -45,6 +45,7 @@ _GATEWAY_GAVE_UP = (502, 504, 520, 522, 524)  # what stood behind it may have an
 def token_bounds(request: ChatRequest, options: Mapping[str, Any]) -> tuple[int, int]:
     """(input, output): tokens that ``request`` cannot exceed, unless ``options`` lift the limit of its output."""
     text = sum(len(m.content.encode("utf-8", "surrogatepass")) + _PER_MESSAGE for m in request.messages)
+    text += len((request.continuation or "").encode("utf-8", "surrogatepass"))
     extra = len(canonical_json(dict(options)).encode()) if options else 0
     if request.json_schema is not None:
         extra += 2 * len(canonical_json(request.json_schema).encode()) + _PER_SCHEMA

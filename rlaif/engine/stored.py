@@ -70,7 +70,9 @@ def server_url(model: ModelConfig) -> str | None:
 def known_capabilities(model: ModelConfig) -> Capabilities:
     """What the model's client would say of itself before anything is asked."""
     if model.backend in ("local", "vllm"):
-        return Capabilities(logprobs=model.logprobs is not False)
+        gives = model.logprobs is not False
+        return Capabilities(logprobs=gives, scores_text=gives)
     if model.backend == "openai":
         return Capabilities(logprobs=model.logprobs)
-    return Capabilities(logprobs=model.backend == "scripted" and bool(model.logprobs))
+    gives = model.backend == "scripted" and bool(model.logprobs)
+    return Capabilities(logprobs=gives, scores_text=gives)

@@ -6,6 +6,7 @@ One file a mode, all with the same rows:
     score       one is shown, how good is it, 1 to 10?     the expectation over the grades' probabilities
     ranking     several are shown, in which order?         in opposite orders; a tournament where they are many
     rubric      one is shown, does it do each thing?       yes, partly or no, weighted
+    likelihood  nothing is asked: how likely is it         under the principle, against under its opposite
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from rlaif.clients.base import Client
 from rlaif.config.generate import JudgeConfig
 from rlaif.constitution import applies, draw_principle
 from rlaif.judges.ask import How
+from rlaif.judges.likelihood import LikelihoodJudge
 from rlaif.judges.pairwise import PairwiseJudge
 from rlaif.judges.program import judge_by_check
 from rlaif.judges.ranking import RankingJudge
@@ -47,6 +49,7 @@ MODES: dict[str, Callable[[Client, JudgeConfig, How], Judge]] = {
     "score": ScoreJudge,
     "rubric": RubricJudge,
     "ranking": RankingJudge,
+    "likelihood": LikelihoodJudge,
 }
 
 

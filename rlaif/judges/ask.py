@@ -144,6 +144,8 @@ async def resolve_labels(client: Client, config: JudgeConfig) -> How:
         return config.labels
     if config.many_answers:
         return "text"
+    if config.type == "likelihood":  # nothing is asked; what the model cannot do is told when the judge is made
+        return "logprob"
     if client.capabilities.logprobs is not None:
         return "logprob" if client.capabilities.logprobs else "text"
     try:

@@ -299,6 +299,7 @@ requests = st.builds(
     json_schema=st.none() | st.fixed_dictionaries({"type": st.sampled_from(["object", "array"])}),
     sample_index=st.integers(0, 5),
     cache_prefix=st.integers(0, 3),
+    continuation=st.none() | st.text(min_size=1, max_size=3),
 )
 identities = st.builds(
     Identity,
@@ -324,6 +325,27 @@ def test_any_field_that_affects_the_answer_changes_the_key(
     changed = a.model_copy(update={field: getattr(b, field)})
     equal = field == "cache_prefix" or getattr(a, field) == getattr(b, field)
     assert (request_key(i, changed) == request_key(i, a)) == equal
+
+
+def test_the_keys_of_ledgers_written_by_earlier_versions_are_still_found() -> None:
+    identity = Identity(backend="openai", model="m", base_url="http://x/v1", extra={"n": 1})
+    ask = (Message(role="user", content="Hi"),)
+    plain = ChatRequest(messages=ask, max_tokens=5)
+    full = ChatRequest(
+        messages=(Message(role="system", content="S"), *ask),
+        max_tokens=1,
+        temperature=0.5,
+        top_p=0.9,
+        stop=("a",),
+        seed=3,
+        top_logprobs=20,
+        labels=("X", "Y"),
+        json_schema={"type": "object"},
+        sample_index=2,
+        cache_prefix=1,
+    )
+    assert request_key(identity, plain) == "e5451e308e2e5c83e203260a6870a4a5db5e7242"
+    assert request_key(identity, full) == "a60d88a5f00852c03e9da0f868193a9655100680"
 
 
 # ---------------------------------------------------------------------------------------------------- one at a time

@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 
 from pydantic import Field, ValidationError
 
-from rlaif.clients.base import Capabilities, Identity
+from rlaif.clients.base import Capabilities, Identity, scores_no_text
 from rlaif.clients.local.chat import Chat, Job
 from rlaif.config.base import Config
 from rlaif.config.models import ModelConfig
@@ -50,8 +50,9 @@ class LocalClient:
     Raises InputError at once for a model that cannot be opened; the weights load with the first request. A request with
     ``max_tokens=1``, ``top_logprobs`` and temperature 0 is answered by one forward pass: its reply holds the exact
     log-probs of the next token's best alternatives and of every one-token spelling of its ``labels``, and its
-    ``finish_reason`` is "stop", since nothing more was asked for. ``seed`` and ``sample_index`` fix a sample whatever
-    else runs at the same time, up to the rounding of batched arithmetic.
+    ``finish_reason`` is "stop", since nothing more was asked for; so is one with a ``continuation``, with the exact
+    log-prob of each of its tokens (the end of the turn is not one of them). ``seed`` and ``sample_index`` fix a sample
+    whatever else runs at the same time, up to the rounding of batched arithmetic.
     """
 
     def __init__(self, model: ModelConfig) -> None:
@@ -64,7 +65,8 @@ class LocalClient:
         self._worker = _worker_of(model, options)
         self._worker.users += 1
         self._closed = False
-        self.capabilities = Capabilities(logprobs=model.logprobs is not False, json_schema=False)
+        gives = model.logprobs is not False
+        self.capabilities = Capabilities(logprobs=gives, json_schema=False, scores_text=gives)
 
     @property
     def identity(self) -> Identity:
@@ -73,6 +75,8 @@ class LocalClient:
     async def complete(self, request: ChatRequest) -> ChatReply:
         if self._closed:
             raise RuntimeError("this client is closed")
+        if request.continuation is not None and not self.capabilities.scores_text:
+            raise scores_no_text(str(self.identity))
         if request.json_schema is not None:
             raise RequestError(
                 f"{self.identity}: local models have no JSON-schema output.",
@@ -151,7 +155,7 @@ class _Worker:
             if job is None:
                 return False
             try:
-                job.prompt = self._encode(job.request)
+                self._encode(job)
             except RlaifError as error:
                 job.reply.set_exception(error)
                 continue
@@ -160,20 +164,23 @@ class _Worker:
             if time.monotonic() > until:
                 return True
 
-    def _encode(self, request: ChatRequest) -> list[int]:
-        prompt = self._chat.encode(request.messages)
-        if len(prompt) + request.max_tokens > self._context:
+    def _encode(self, job: Job) -> None:
+        request = job.request
+        job.prompt = self._chat.encode(request.messages)
+        if request.continuation is not None:
+            job.given = self._chat.encode_text(request.continuation)
+        if len(job.prompt) + (len(job.given) or request.max_tokens) > self._context:
+            more = f"a given text of {len(job.given)}" if job.given else f"max_tokens {request.max_tokens}"
             raise RequestError(
-                f"{self.identity}: a prompt of {len(prompt)} tokens and max_tokens {request.max_tokens} exceed the"
-                f" model's context of {self._context}.",
+                f"{self.identity}: a prompt of {len(job.prompt)} tokens and {more} exceed the model's context of"
+                f" {self._context}.",
                 kind="context_length",
             )
-        return prompt
 
     def _next_batch(self, waiting: Sequence[Job], decoder: "Decoder") -> list[Job]:
         """The batch that holds the oldest request, among all that can be made of those of its kind."""
         oldest = waiting[0]
-        alike = sorted((j for j in waiting if j.scoring == oldest.scoring), key=lambda j: (len(j.prompt), j.prompt))
+        alike = decoder.in_order([j for j in waiting if j.scoring == oldest.scoring])
         batch: list[Job] = []
         for job in alike:
             if batch and not (len(batch) < self._rows and decoder.fits([*batch, job])):
@@ -210,7 +217,9 @@ class _Worker:
                 )
         else:
             for job in batch:
-                if job.wanted:
+                if job.failure is not None:
+                    job.reply.set_exception(job.failure)
+                elif job.wanted:
                     job.reply.set_result(self._reply(job))
                 else:  # it was cut short
                     job.reply.set_exception(CancelledError())
@@ -225,10 +234,10 @@ class _Worker:
         return ChatReply(
             text=text[: min(stops)] if stops else text,
             finish_reason=job.finish,
-            usage=Usage(input_tokens=len(job.prompt), output_tokens=len(job.tokens)),
+            usage=Usage(input_tokens=len(job.prompt) + len(job.given), output_tokens=len(job.tokens)),
             model=str(self.identity.model),
-            logprobs=tuple(job.logprobs) if job.request.top_logprobs is not None else None,
-            raw={"token_ids": job.tokens},
+            logprobs=tuple(job.logprobs) if job.request.top_logprobs is not None or job.given else None,
+            raw={"token_ids": job.given or job.tokens},
         )
 
 

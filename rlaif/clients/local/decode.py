@@ -11,6 +11,7 @@ sampling defaults of a model's ``generation_config`` (top_k, penalties) are not 
 """
 
 import inspect
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +21,8 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.utils import logging as hf_logging
 
 from rlaif.clients.local.chat import Chat, Job
-from rlaif.errors import ProviderError
+from rlaif.clients.local.packed import can_pack, pack, read_packed, shared_tokens
+from rlaif.errors import ProviderError, RequestError
 from rlaif.hashing import digest, uniform
 from rlaif.types import ChatRequest, TokenLogprobs
 
@@ -28,6 +30,8 @@ from rlaif.types import ChatRequest, TokenLogprobs
 _MIN_SHARED = 16
 # Enough of the vocabulary to hold the nucleus of nearly every distribution; sorting all of it costs ten times more.
 _NUCLEUS = 1024
+# Rows of logits turned into log-probs at once: a buffer of the whole vocabulary for each is not small.
+_SOME = 64
 
 
 class Decoder:
@@ -46,26 +50,80 @@ class Decoder:
         cache_bytes = 2 * config.num_hidden_layers * heads * head_dim * model.dtype.itemsize  # for one position
         self._cache_positions = _cache_budget(self._device) // cache_bytes
         self._forward_positions = 4096 if self._device.type == "cpu" else 32768
+        logits_bytes = 2**28 if self._device.type == "cpu" else 2**32  # for the logits of one scoring pass
+        self._forward_logits = max(1, logits_bytes // (4 * config.vocab_size))
+        with torch.inference_mode():
+            self._longest_packed = can_pack(model, list(parameters))
+
+    def in_order(self, rows: Sequence[Job]) -> list[Job]:
+        """Rows of one kind in the order in which batches are made of them: each beside those it is best read with."""
+        if not rows[0].scoring or not self._longest_packed:
+            return sorted(rows, key=lambda row: (len(row.read), row.read))
+        read: list[int] = []
+        ordered = sorted(rows, key=lambda row: row.read)
+        for row in ordered:
+            before, read = read, row.read
+            row.unshared = len(read) - shared_tokens(before, read)
+        return ordered
 
     def fits(self, rows: Sequence[Job]) -> bool:
-        """Whether these rows stay within memory as one batch: the activations of reading their prompts, and the cache
-        of a sampled batch."""
-        read = len(rows) * max(len(row.prompt) for row in rows)
+        """Whether these rows, neighbours in `in_order`, stay within memory as one batch: the activations of reading
+        them, the logits of scored ones, and the cache of a sampled batch."""
+        if rows[0].scoring and self._longest_packed:
+            read = len(rows[0].read) + sum(row.unshared for row in rows[1:])
+            logits = sum(row.kept for row in rows)
+            return read <= self._forward_positions and logits <= self._forward_logits
+        read = len(rows) * max(len(row.read) for row in rows)
         if rows[0].scoring:
             return read <= self._forward_positions
         generated = sum(row.request.max_tokens for row in rows)
         return read <= 4 * self._forward_positions and read + generated <= self._cache_positions
 
     def score(self, rows: Sequence[Job]) -> None:
-        """The probabilities of each row's next token: one forward pass, logits of the last position only."""
+        """The probabilities of each row's next token or of its given text: one forward pass, logits only where they are
+        asked for. A row whose given text has a probability that is no finite number gets a ``failure``."""
         with torch.inference_mode():
-            _, _, logits_U, of_row = self._read(rows)
-            best_U = _best(logits_U).indices.tolist()
-            logprobs_U = logits_U.log_softmax(-1)
-            for row, u in zip(rows, of_row, strict=True):
-                row.logprobs.append(self._token_logprobs(row.request, logprobs_U[u], best_U[u]))
-                row.tokens.append(best_U[u])
+            for row, logits in zip(rows, self._read_scored(rows), strict=True):
                 row.finish = "stop"  # all that was asked for is here
+                if row.request.continuation is not None:
+                    self._score_given(row, logits)
+                    continue
+                best = int(_best(logits[-1:]).indices[0])
+                row.logprobs.append(self._token_logprobs(row.request, logits[-1].log_softmax(-1), best))
+                row.tokens.append(best)
+
+    def _score_given(self, row: Job, logits_TV: Any) -> None:
+        tokens = torch.tensor(row.given, device=self._device)[:, None]
+        found: list[float] = []
+        for some, those in zip(logits_TV.split(_SOME), tokens.split(_SOME), strict=True):
+            found += (some.gather(1, those)[:, 0] - some.logsumexp(-1)).tolist()
+        if not all(map(math.isfinite, found)):
+            row.failure = RequestError(
+                "the model gives this text no finite probability (its output overflows, or is NaN).", kind="invalid"
+            )
+            return
+        for token, logprob in zip(row.given, found, strict=True):
+            # Rounding can leave a sure token a hair above 0, where no probability is.
+            row.logprobs.append(TokenLogprobs(token=self._chat.token_text(token), logprob=min(0.0, logprob), top=()))
+
+    def _read_scored(self, rows: Sequence[Job]) -> Iterator[Any]:
+        """For each row the logits of its last ``kept`` places, (kept, V) in float32."""
+        if max(len(row.read) for row in rows) > self._longest_packed:
+            if any(row.given for row in rows):
+                return map(self._read_alone, rows)
+            _, _, logits_U, of_row = self._read(rows)
+            return (logits_U[u : u + 1] for u in of_row)
+        packed = pack([row.read for row in rows], self._device)
+        wanted = [path[-row.kept :] for row, path in zip(rows, packed.paths, strict=True)]
+        keep = sorted({place for places in wanted for place in places})
+        at = {place: i for i, place in enumerate(keep)}
+        logits = read_packed(self._model, packed, keep)
+        return (logits[[at[place] for place in places]].float() for places in wanted)
+
+    def _read_alone(self, row: Job) -> Any:
+        last = {"logits_to_keep": row.kept} if self._last_only else {}
+        ids = torch.tensor([row.read], device=self._device)
+        return self._model(input_ids=ids, use_cache=False, **last).logits[0, -row.kept :].float()
 
     def sample(self, rows: Sequence[Job]) -> None:
         """Generate every row to its end: an end token, a stop string or its ``max_tokens``."""
