@@ -1,12 +1,10 @@
 """The judge card as one self-contained HTML page: no script, nothing loaded from outside, every text escaped."""
 
-import re
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, StrictUndefined, Template
+from rlaif.pages import page
 
 
 class Rate(NamedTuple):
@@ -47,7 +45,7 @@ _BIAS: Mapping[str, tuple[str, str]] = {
 
 def render(card: Mapping[str, Any]) -> str:
     """The page of a card.json. It depends on nothing but the card."""
-    return _template().render(
+    return page(Path(__file__).with_name("card.html.jinja")).render(
         card=card,
         agreement=[_rate(card, name, *words) for name, words in _AGREEMENT.items()],
         consistency=[_rate(card, name, *words) for name, words in _CONSISTENCY.items()],
@@ -58,31 +56,3 @@ def render(card: Mapping[str, Any]) -> str:
 
 def _rate(card: Mapping[str, Any], name: str, title: str, note: str, neutral: float | None) -> Rate:
     return Rate(title, note, card[name], card[f"{name}_low"], card[f"{name}_high"], neutral)
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.finalize = _printable
-    environment.filters |= {"share": _share, "decimal": _decimal, "count": _count}
-    return environment.from_string(Path(__file__).with_name("card.html.jinja").read_text(encoding="utf-8"))
-
-
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-
-
-def _printable(value: Any) -> Any:
-    # What HTML cannot hold. A Markup stays one: it is escaped already.
-    return type(value)(_CONTROL.sub("\ufffd", value)) if isinstance(value, str) else value
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}".replace("%", " %")
-
-
-def _decimal(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}"
-
-
-def _count(value: int) -> str:
-    return f"{value:,}"

@@ -1,23 +1,19 @@
 """The run as one self-contained HTML file: no script, nothing loaded from outside, every text escaped."""
 
-import re
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from jinja2 import Environment, StrictUndefined, Template
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from rlaif.checks import count_words, describe
 from rlaif.constitution import load_constitution
 from rlaif.errors import InputError
+from rlaif.pages import page
 from rlaif.report.summary import FILES, PROB_BINS, WORD_BINS, Example, Summary, read_object, summarize
 from rlaif.runs import REPORT, write_text
 from rlaif.types import Judgement, Verdict
-
-LONGEST_TEXT = 6000  # characters of one text that are shown
 
 
 class Metric(BaseModel):
@@ -80,7 +76,7 @@ def render(run_dir: Path) -> str:
     manifest = read_object(run_dir / "manifest.json")
     summary = summarize(run_dir)
     comparison = _read_comparison(run_dir / "comparison.json")
-    return _template().render(
+    return page(Path(__file__).with_name("report.html.jinja")).render(
         title=run_dir.resolve().name,
         manifest=manifest,
         facts=_facts(manifest),
@@ -217,43 +213,3 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-# ------------------------------------------------------------------------------------------------------- template
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.finalize = printable
-    environment.filters |= {"count": count, "share": share, "decimal": decimal, "shorten": shorten}
-    return environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
-
-
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-
-
-def printable(value: Any) -> Any:
-    """A text without what HTML cannot hold (control characters, lone surrogates); anything else as it is."""
-    # A Markup stays one: it is escaped already.
-    return type(value)(_CONTROL.sub("\ufffd", value)) if isinstance(value, str) else value
-
-
-def count(value: Any) -> str:
-    """1234567 as "1,234,567"."""
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def share(value: float | None) -> str:
-    """0.123 as "12.3 %"; a dash for None."""
-    return "–" if value is None else f"{value:.1%}".replace("%", " %")
-
-
-def decimal(value: float | None, digits: int = 3) -> str:
-    """A number with that many digits after the point; a dash for None."""
-    return "–" if value is None else f"{value:,.{digits}f}"
-
-
-def shorten(text: str, limit: int = LONGEST_TEXT) -> str:
-    """The first ``limit`` characters, and how many more there are."""
-    return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit:,} more characters)"

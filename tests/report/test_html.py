@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlaif.errors import InputError
+from rlaif.pages import decimal, printable, share, shorten
 from rlaif.report import write_report
-from rlaif.report.html import Metric, decimal, printable, share, shorten
+from rlaif.report.html import Metric
 from rlaif.types import Dropped, Unjudged, Verdict
 from tests.report.test_summary import completion, judgement, pair, write
 from tests.running import CONSTITUTION, run
