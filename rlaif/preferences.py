@@ -19,6 +19,7 @@ import gzip
 import hashlib
 import io
 import json
+import math
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -300,16 +301,27 @@ def read_pair(row: Any, name: str, at: At) -> tuple[Pair, Shape]:
         raise InputError(_missing(row, where))
     prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
     stood = f"line {at}" if isinstance(at, int) else at
+    label = _label(row, where)
     if isinstance(chosen, str) and isinstance(rejected, str):
         if prompt is not None and not isinstance(prompt, str):
             raise InputError(f"{where}: prompt is {_kind(prompt)} but chosen and rejected are text; use one form.")
         if prompt is None:
-            return Pair(*_split_text(chosen, rejected), stood), ("plain", True)
-        return Pair(prompt, chosen, rejected, stood), ("plain", False)
+            return Pair(*_split_text(chosen, rejected), stood, *label), ("plain", True)
+        return Pair(prompt, chosen, rejected, stood, *label), ("plain", False)
     preferred, other = (_turns(row[key], key, where) for key in ("chosen", "rejected"))
     if prompt is None:
-        return Pair(*_split_turns(preferred, other), stood), ("conversational", True)
-    return Pair(_turns(prompt, "prompt", where), preferred, other, stood), ("conversational", False)
+        return Pair(*_split_turns(preferred, other), stood, *label), ("conversational", True)
+    return Pair(_turns(prompt, "prompt", where), preferred, other, stood, *label), ("conversational", False)
+
+
+def _label(row: dict[str, Any], where: str) -> tuple[float | None, float | None]:
+    """(prob_chosen, margin). Other data sets have margins that are no numbers: those count as none given."""
+    prob, margin = row.get("prob_chosen"), row.get("margin")
+    number = isinstance(prob, int | float) and not isinstance(prob, bool)
+    if prob is not None and not (number and 0 <= prob <= 1):
+        raise InputError(f"{where}: prob_chosen is {prob!r}; expected a probability, 0 to 1.")
+    measured = isinstance(margin, int | float) and not isinstance(margin, bool) and math.isfinite(margin)
+    return None if prob is None else float(prob), float(margin) if measured else None
 
 
 def _missing(row: dict[str, Any], where: str) -> str:

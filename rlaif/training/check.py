@@ -4,6 +4,7 @@ No weights are read and no model runs; the tokenizer does, over all rows. `Check
 a method adds figures of its own in a subclass. Below it: the check of methods that learn from pairs.
 """
 
+import hashlib
 import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -145,6 +146,7 @@ def check_dpo(config: TrainDPOConfig) -> PairsCheck:
 def prepare(config: TrainDPOConfig) -> Prepared:
     """All of a training that needs no weights. Raises as `check_dpo`."""
     data = read_preferences(config.data, config.limit)
+    digest = labelled(data, config.labels)
     versions = installed()
     tokenizer = load_tokenizer(config.model_name)
     tokens = tokenizer_facts(tokenizer, config.model_name)
@@ -162,7 +164,7 @@ def prepare(config: TrainDPOConfig) -> Prepared:
     machine = this_machine(config.device)
     plan = make_plan(config, facts, machine, train, evaluate)
     pairs, model, cost = (
-        _pairs_report(data, found),
+        _pairs_report(data, found, digest),
         _model_report(facts, tokens, found),
         cost_report(config, plan, machine),
     )
@@ -192,6 +194,19 @@ def need_template(shape: str, source: str, tokens: TokenizerFacts, config: Train
         )
 
 
+def labelled(data: Preferences, labels: Literal["hard", "soft"]) -> str:
+    """The digest of what is learned: the pairs, and with soft labels how probably each is right. Raises InputError for
+    soft labels where a pair has none: 1 would say that it is right for certain."""
+    if labels == "hard":
+        return data.digest
+    if lacking := [pair for pair in data.pairs if pair.prob_chosen is None]:
+        raise InputError(
+            f"{data.source}: {lacking[0].row} has no prob_chosen ({len(lacking)} of {len(data.pairs)} pairs have none);"
+            " soft labels need it in every row: set 'labels: hard', or write 1 where the chosen answer is certain."
+        )
+    return hashlib.sha256(f"{data.digest} {[pair.prob_chosen for pair in data.pairs]}".encode()).hexdigest()
+
+
 def setting_reports(settings: Sequence[Setting]) -> list[SettingReport]:
     return [SettingReport(name=s.name, value=s.value, reason=s.reason) for s in settings]
 
@@ -204,13 +219,13 @@ def installed() -> dict[str, str]:
         raise InputError(f"training needs {error.name}: run `pip install 'rlaif[train]'`.") from None
 
 
-def _pairs_report(data: Preferences, found: TokenizedPairs) -> PairsReport:
+def _pairs_report(data: Preferences, found: TokenizedPairs, digest: str) -> PairsReport:
     dropped = {str(reason): n for reason, n in data.dropped.items()}
     for late, n in found.dropped.items():
         dropped[late] = dropped.get(late, 0) + n
     return PairsReport(
         source=data.source,
-        digest=data.digest,
+        digest=digest,
         rows=data.rows,
         format=data.format,
         implicit_prompt=data.implicit_prompt,

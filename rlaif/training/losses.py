@@ -10,11 +10,26 @@ import torch.nn.functional as F
 from rlaif.training.tokens import TokenPair
 
 
-def dpo_losses(logps_B2: torch.Tensor, reference_B2: torch.Tensor, beta: float) -> torch.Tensor:
-    """DPO's loss of each pair, shape (B,): -log sigmoid(beta * (chosen - rejected)), where chosen and rejected are
-    log-probs of whole completions, policy minus reference (arXiv 2305.18290, eq. 7). Columns: chosen, rejected."""
+def preference_losses(difference_B: torch.Tensor, prob_B: torch.Tensor | None = None) -> torch.Tensor:
+    """The loss of each pair, shape (B,), under Bradley and Terry's model: chosen is better with the probability
+    sigmoid(difference). ``prob_B``: how probably it is better (None: for certain). The cross-entropy
+
+        -p log sigmoid(difference) - (1 - p) log sigmoid(-difference),
+
+    as in RLAIF (arXiv 2309.00267, sec. 2.2); least where sigmoid(difference) = p, and with p = 1 the ordinary loss bit
+    for bit."""
+    if prob_B is None:
+        return -F.logsigmoid(difference_B)
+    return -(prob_B * F.logsigmoid(difference_B) + (1 - prob_B) * F.logsigmoid(-difference_B))
+
+
+def dpo_losses(
+    logps_B2: torch.Tensor, reference_B2: torch.Tensor, beta: float, prob_B: torch.Tensor | None = None
+) -> torch.Tensor:
+    """DPO's loss of each pair, shape (B,): `preference_losses` of beta * (chosen - rejected), where chosen and rejected
+    are log-probs of whole completions, policy minus reference (arXiv 2305.18290, eq. 7). Columns: chosen, rejected."""
     ratios_B2 = logps_B2 - reference_B2
-    return -F.logsigmoid(beta * (ratios_B2[:, 0] - ratios_B2[:, 1]))
+    return preference_losses(beta * (ratios_B2[:, 0] - ratios_B2[:, 1]), prob_B)
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,14 @@ TokenDrop = Literal["prompt_too_long", "identical_when_cut", "no_prompt"]
 
 @dataclass(frozen=True)
 class TokenPair:
-    """Token ids of one pair; prompt + completion is at most ``max_length`` long, and each part at least one token."""
+    """Token ids of one pair; prompt + completion is at most ``max_length`` long, and each part at least one token.
+    ``prob_chosen`` and ``margin``: as the row has them, and otherwise what changes no loss."""
 
     prompt: tuple[int, ...]
     chosen: tuple[int, ...]
     rejected: tuple[int, ...]
+    prob_chosen: float = 1.0
+    margin: float = 0.0
 
     @property
     def length(self) -> int:
@@ -69,7 +72,8 @@ def tokenize_pairs(pairs: Iterable[Pair], tokenizer: Any, max_length: int, end_i
         cut += max(len(with_chosen), len(with_rejected)) > max_length
         # The template may write something after the end token (a line break, say).
         end_learned += sum(not set(end_ids).isdisjoint(ids[-3:]) for ids in (chosen, rejected))
-        kept.append(TokenPair(tuple(prompt[:shared]), chosen, rejected))
+        prob = 1.0 if pair.prob_chosen is None else pair.prob_chosen
+        kept.append(TokenPair(tuple(prompt[:shared]), chosen, rejected, prob, pair.margin or 0.0))
     return TokenizedPairs(tuple(kept), dropped, cut, longest, end_learned, prompt_differs)
 
 

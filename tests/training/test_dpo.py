@@ -323,6 +323,59 @@ def test_a_model_that_does_not_take_shared_prompts_is_trained_as_trl_does(
     assert [p["loss"] for p in result.manifest["curve"]] == pytest.approx([p["loss"] for p in expected], rel=1e-4)
 
 
+def test_certain_soft_labels_train_the_very_same_weights_as_hard_ones(
+    config: Make, pairs_file: Path, tmp_path: Path
+) -> None:
+    write_jsonl(pairs_file, [row | {"prob_chosen": 1} for row in contract_rows(8)])
+    hard, soft = (
+        train_dpo(config(labels=labels, learning_rate=0.01, out=str(tmp_path / labels))) for labels in ("hard", "soft")
+    )
+    assert same(hard.model, soft.model)
+    assert hard.manifest["data"]["digest"] != soft.manifest["data"]["digest"]
+
+
+def test_uncertain_labels_hold_the_margin_back_on_both_ways_to_the_loss(
+    config: Make, pairs_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rlaif.training.trl_adapter import dpo as trl_adapter
+
+    write_jsonl(pairs_file, [row | {"prob_chosen": 0.6} for row in contract_rows(8)])
+    settings = {"learning_rate": 0.001, "epochs": 8, "lora": None}
+    hard = train_dpo(config(**settings, out=str(tmp_path / "hard"))).manifest["curve"]
+    soft = train_dpo(config(**settings, labels="soft", out=str(tmp_path / "soft"))).manifest["curve"]
+    assert hard[-1]["margin"] > 2 * soft[-1]["margin"]
+    assert soft[-1]["loss"] < soft[0]["loss"]
+
+    def refused(*_: Any) -> None:
+        raise ValueError("this model takes no such mask")
+
+    monkeypatch.setattr(trl_adapter, "_row_logps", refused)
+    padded = train_dpo(config(**settings, labels="soft", out=str(tmp_path / "padded")))
+    assert padded.manifest["shared_prompts"] is False
+    assert [p["loss"] for p in padded.manifest["curve"]] == pytest.approx([p["loss"] for p in soft], rel=1e-4)
+
+
+def test_soft_labels_that_are_missing_are_asked_for(config: Make, pairs_file: Path) -> None:
+    rows = contract_rows(4)
+    del rows[2]["prob_chosen"]
+    write_jsonl(pairs_file, rows)
+    with pytest.raises(InputError, match=r"line 3 has no prob_chosen \(1 of 4 pairs have none\)"):
+        check_dpo(config(labels="soft"))
+    write_jsonl(pairs_file, [contract_rows(1)[0] | {"prob_chosen": 1.5}])
+    with pytest.raises(InputError, match=r"pairs.jsonl:1: prob_chosen is 1.5; expected a probability"):
+        check_dpo(config())
+
+
+def test_changed_labels_are_other_data_only_where_they_are_used(config: Make, pairs_file: Path, tmp_path: Path) -> None:
+    hard, soft = config(), config(labels="soft", out=str(tmp_path / "soft"))
+    for settings in (hard, soft):
+        train_dpo(settings)
+    write_jsonl(pairs_file, [row | {"prob_chosen": 0.7} for row in contract_rows(12)])
+    train_dpo(hard)
+    with pytest.raises(InputError, match="has changed since"):
+        train_dpo(soft)
+
+
 def test_the_end_of_an_answer_is_learned_although_pad_is_eos(config: Make, tiny_model: Path, tmp_path: Path) -> None:
     """Both collators keep the end token in the loss."""
     from trl.trainer.dpo_trainer import DataCollatorForPreference

@@ -56,6 +56,7 @@ def make_trainer(
         raise InputError(f"{model_path}: the model cannot be loaded ({str(error).splitlines()[0]}).") from None
     trainer = PairTrainer(
         plan=plan,
+        soft=config.labels == "soft",
         model=model,
         args=_arguments(config, plan, checkpoints, bool(evaluate)),
         train_dataset=_data_set(train),
@@ -103,17 +104,26 @@ def _arguments(config: TrainDPOConfig, plan: Plan, checkpoints: Path, evaluate: 
 
 def _data_set(pairs: Sequence[TokenPair]) -> Any:
     columns = {"prompt_ids": "prompt", "chosen_ids": "chosen", "rejected_ids": "rejected"}
-    return Dataset.from_dict({column: [list(getattr(p, field)) for p in pairs] for column, field in columns.items()})
+    tokens = {column: [list(getattr(p, field)) for p in pairs] for column, field in columns.items()}
+    return Dataset.from_dict({**tokens, "prob_chosen": [p.prob_chosen for p in pairs]})
 
 
 class PairTrainer(trl.DPOTrainer):  # type: ignore[misc]
     """DPOTrainer on token ids. ``train_dataset`` has prompt_ids, chosen_ids and rejected_ids of each pair."""
 
-    def __init__(self, *, plan: Plan, **kwargs: Any) -> None:
+    def __init__(self, *, plan: Plan, soft: bool = False, **kwargs: Any) -> None:
         self.plan = plan
         self.data_collator: Any = None
         self.shares_prompts = False  # until it has been shown to give the same log-probs
+        self.soft = soft
         super().__init__(**kwargs)
+        if soft:
+            self.data_collator = WithLabels(self.data_collator)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if "prob_chosen" not in self._signature_columns:
+            self._signature_columns.append("prob_chosen")
 
     # --------------------------------------------------------------------------------- data, before training
 
@@ -171,11 +181,11 @@ class PairTrainer(trl.DPOTrainer):  # type: ignore[misc]
         return logps_B2.unbind(dim=1)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        loss = (
-            self._shared_prompt_loss(model, inputs)
-            if self.shares_prompts
-            else super()._compute_loss(model, inputs, return_outputs)
-        )
+        prob_B = inputs.pop("prob_chosen", None)
+        if self.shares_prompts or self.soft:
+            loss = self._pair_loss(model, inputs, prob_B)
+        else:
+            loss = super()._compute_loss(model, inputs, return_outputs)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise QualityError(
@@ -184,10 +194,10 @@ class PairTrainer(trl.DPOTrainer):  # type: ignore[misc]
             )
         return loss
 
-    def _shared_prompt_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        logps_B2 = _row_logps(model, inputs)
+    def _pair_loss(self, model: Any, inputs: dict[str, Any], prob_B: torch.Tensor | None) -> torch.Tensor:
+        logps_B2 = _row_logps(model, inputs) if self.shares_prompts else _padded_logps(model, inputs)
         reference_B2 = torch.stack([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]], dim=1)
-        loss = dpo_losses(logps_B2, reference_B2, self.beta).mean()
+        loss = dpo_losses(logps_B2, reference_B2, self.beta, prob_B if self.soft else None).mean()
         rewards_B2 = self.beta * (logps_B2.detach() - reference_B2)
         margins_B = rewards_B2[:, 0] - rewards_B2[:, 1]
         metrics = self._metrics["train" if self.model.training else "eval"]
@@ -226,8 +236,31 @@ def _row_logps(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
     return completion_logps(output.logits[0], inputs["labels_N"], inputs["completion_N"])
 
 
+def _padded_logps(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    """Log-probs (B, 2) of the completions in TRL's batch: all chosen rows, then all rejected ones."""
+    labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
+    output = model(
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        labels=labels,
+        fused_lm_head=True,  # TRL's: in pieces, and zero where there is no label
+        use_cache=False,
+    )
+    return torch.stack(output.log_probs.sum(dim=1).chunk(2), dim=1)
+
+
 def _without_adapter(model: Any) -> Any:
     return model.disable_adapter() if hasattr(model, "disable_adapter") else torch.no_grad()
+
+
+class WithLabels:
+    """A collator of TRL, with the ``prob_chosen`` of each row."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        return {**self.inner(rows), "prob_chosen": torch.tensor([r["prob_chosen"] for r in rows])}
 
 
 class SharedPromptCollator:
@@ -247,7 +280,7 @@ class SharedPromptCollator:
             "labels_N": row.labels_N,
             "completion_N": row.completion_N,
         }
-        for column in ("ref_chosen_logps", "ref_rejected_logps"):
+        for column in ("ref_chosen_logps", "ref_rejected_logps", "prob_chosen"):
             if column in rows[0]:
                 batch[column] = torch.tensor([r[column] for r in rows])
         return batch
