@@ -50,6 +50,8 @@ class RewardFunction:
     ``name``: what TRL's logs call it. ``waiting``: rows that may be unscored at once; `submit` waits beyond that.
     ``seconds``: for a call; rows not scored by then are masked and everything that still runs is given up.
     ``monitor``: gets every scored row; its QualityError (too many infrastructure failures) ends the training.
+    ``opened``: makes the reward in place of `open_reward` (with judges that a ledger answers for, say); a copy or
+    pickle does without.
 
     Raises InputError at once for a config that cannot run.
     """
@@ -63,11 +65,13 @@ class RewardFunction:
         waiting: int = 1024,
         seconds: float = 3600.0,
         monitor: PartsMonitor | None = None,
+        opened: Callable[[], CompositeReward] | None = None,
     ) -> None:
         self.__name__ = name
         self.config, self.waiting, self.seconds = config, waiting, seconds
         self.monitor = monitor if monitor is not None else PartsMonitor()
-        self.reward = open_reward(config, document)
+        self._open = opened or (lambda: open_reward(config, document))
+        self.reward = self._open()
         self._told: set[str] = set()
         self._running: _Engine | None = None
         self._stop: weakref.finalize[[], RewardFunction] | None = None
@@ -97,8 +101,13 @@ class RewardFunction:
         **columns: Any,
     ) -> list[Scored]:
         """As a call, with the verdict of every part. Running statistics learn the batch."""
+        tasks, tokens = tasks_of(prompts, completions, columns), _counts(completions, completion_ids)
+        return self.score_tasks([text_of(completion) for completion in completions], tasks, tokens)
+
+    def score_tasks(self, texts: Sequence[str], tasks: Sequence[Task], tokens: Sequence[int | None]) -> list[Scored]:
+        """As `score`, for tasks that are known already. ``tokens``: of each completion, where they were counted."""
         deadline = time.monotonic() + self.seconds
-        futures = self._start(prompts, completions, completion_ids, columns, deadline)
+        futures = self._start(texts, tasks, tokens, deadline)
         try:
             rows = [_wait(future, deadline) for future in futures]
         except CancelledError:
@@ -115,7 +124,7 @@ class RewardFunction:
             self.reward.learn(known)
             scored = [self.reward.total(row) if row is not None else late for row in rows]
             self.monitor.add_all(scored)
-        assert len(scored) == len(completions)
+        assert len(scored) == len(texts)
         return scored
 
     def submit(
@@ -127,7 +136,12 @@ class RewardFunction:
     ) -> None:
         """Start scoring rows that a later call will ask for with the same columns. Waits while ``waiting`` rows are
         unscored. What is never asked for is forgotten, the oldest first."""
-        self._start(prompts, completions, completion_ids, columns, time.monotonic() + self.seconds, early=True)
+        tasks, tokens = tasks_of(prompts, completions, columns), _counts(completions, completion_ids)
+        self.submit_tasks([text_of(completion) for completion in completions], tasks, tokens)
+
+    def submit_tasks(self, texts: Sequence[str], tasks: Sequence[Task], tokens: Sequence[int | None]) -> None:
+        """As `submit`, for `score_tasks`."""
+        self._start(texts, tasks, tokens, time.monotonic() + self.seconds, early=True)
 
     def prepare(self, tasks: Sequence[Task]) -> None:
         """Check tasks before training. Raises TaskError."""
@@ -183,7 +197,7 @@ class RewardFunction:
             self._fresh()
 
     def _reopen(self) -> None:
-        state, self.reward = self.reward.state(), open_reward(self.config)
+        state, self.reward = self.reward.state(), self._open()
         self.reward.load_state(state)
 
     def _engine(self) -> "_Engine":
@@ -214,24 +228,18 @@ class RewardFunction:
 
     def _start(
         self,
-        prompts: Sequence[Any],
-        completions: Sequence[Any],
-        completion_ids: Sequence[Sequence[int]] | None,
-        columns: Mapping[str, Any],
+        texts: Sequence[str],
+        tasks: Sequence[Task],
+        tokens: Sequence[int | None],
         deadline: float,
         early: bool = False,
     ) -> list["Future[Row] | None"]:
         """A future for each row; None where the queue was full until the deadline. Equal rows are scored once; those
         that were submitted are under way already."""
-        tasks = tasks_of(prompts, completions, columns)
-        tokens = [len(ids) for ids in completion_ids] if completion_ids is not None else [None] * len(tasks)
-        if len(tokens) != len(tasks):
-            raise InputError(f"the reward function got {len(tasks)} completions and {len(tokens)} completion_ids.")
         engine = self._engine()
         mine: dict[str, Future[Row]] = {}
         futures: list[Future[Row] | None] = []
-        for completion, task, count in zip(completions, tasks, tokens, strict=True):
-            text = text_of(completion)
+        for text, task, count in zip(texts, tasks, tokens, strict=True):
             key = _key(text, task, count)
             with self._lock:
                 future = mine.get(key) or (self._early.get(key) if early else self._early.pop(key, None))
@@ -378,6 +386,16 @@ def tasks_of(prompts: Sequence[Any], completions: Sequence[Any], columns: Mappin
         carried = {k: v for k, v in metadata.items() if v is not None} if isinstance(metadata, Mapping) else {}
         tasks.append({**carried, **row, "prompt": question_of(prompt)})
     return tasks
+
+
+def _counts(completions: Sequence[Any], completion_ids: Sequence[Sequence[int]] | None) -> list[int | None]:
+    if completion_ids is None:
+        return [None] * len(completions)
+    if len(completion_ids) != len(completions):
+        raise InputError(
+            f"the reward function got {len(completions)} completions and {len(completion_ids)} completion_ids."
+        )
+    return [len(ids) for ids in completion_ids]
 
 
 def text_of(completion: Any) -> str:

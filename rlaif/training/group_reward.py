@@ -1,0 +1,202 @@
+"""The reward of GRPO and RLOO: one composite, given to TRL as its one reward function.
+
+Where the reward has a judge (the verifier ``judge``), its requests go through the training folder's ledger, so that
+nothing is paid for twice however often a training is resumed, and keep within ``max_cost``.
+
+Not covered: the requests of a verifier of your own that asks a model by itself; rows are masked one by one, never a
+whole group because one of it failed.
+"""
+
+import json
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from rlaif.clients.base import Client
+from rlaif.config.rewards import Node
+from rlaif.engine import Budget, Ledger, open_client
+from rlaif.errors import InputError, TaskError
+from rlaif.rewards import CompositeReward, PartsMonitor, Scored, open_reward
+from rlaif.runs import LEDGER
+from rlaif.training.reward_functions import RewardFunction, text_of
+from rlaif.verifiers.base import Task
+from rlaif.verifiers.judged import JudgeOptions, JudgeVerifier
+
+logger = logging.getLogger(__name__)
+
+_WINDOW, _ENOUGH = 200, 20  # completions that a share of failures is taken over, and the fewest that say anything
+
+
+class GroupReward:
+    """TRL's reward function. It is told which row of ``tasks`` each completion belongs to (the column ``row``).
+
+    ``samples``: the file that the first group of every step is added to. ``masked``: of the completions scored last,
+    which have no reward. ``ended``: why the training should end, or None.
+    """
+
+    __name__ = "reward"
+
+    def __init__(
+        self,
+        config: Node,
+        tasks: Sequence[Task],
+        *,
+        max_failed: float,
+        max_flat: int | None,
+        opened: Callable[[], CompositeReward] | None = None,
+        samples: Path | None = None,
+    ) -> None:
+        self.samples = samples
+        self.asked: tuple[list[str], list[Task], list[int]] = ([], [], [])
+        self.tasks, self.max_failed, self.max_flat = tasks, max_failed, max_flat
+        self.monitor = PartsMonitor(max_infrastructure=1.0)  # here `max_failed` decides
+        self.function = RewardFunction(config, monitor=self.monitor, opened=opened)
+        self.scored: list[Scored] = []
+        self.failures: deque[bool] = deque(maxlen=_WINDOW)
+        self.flat = 0  # steps in a row
+        self.example = ""
+
+    @property
+    def masked(self) -> list[bool]:
+        return [row.value is None for row in self.scored]
+
+    @property
+    def ended(self) -> str | None:
+        failed, seen = sum(self.failures), len(self.failures)
+        if seen >= _ENOUGH and failed > self.max_failed * seen:
+            return (
+                f"{failed} of the last {seen} completions have no reward ({failed / seen:.0%}, max_failed is"
+                f" {self.max_failed:.0%}): {self.example}"
+            )
+        if self.max_flat is not None and self.flat >= self.max_flat:
+            values = sorted({row.value for row in self.scored if row.value is not None})
+            found = f"every reward is {values[0]:g}" if len(values) == 1 else "all rewards of a group are equal"
+            found = found if values else f"no completion has a reward ({self.scored[0].why})"
+            return (
+                f"{self.flat} steps in a row gave no signal: {found}; look at samples.jsonl, and make the task easier,"
+                " the reward finer, or the groups larger"
+            )
+        return None
+
+    def prepare(self) -> None:
+        """Check every task. Raises InputError for the first that is wrong, with how many are."""
+        wrong: list[tuple[int, TaskError]] = []
+        for row, task in enumerate(self.tasks):
+            try:
+                self.function.prepare([task])
+            except TaskError as error:
+                wrong.append((row, error))
+        if wrong:
+            row, error = wrong[0]
+            raise InputError(
+                f"{len(wrong)} of {len(self.tasks)} prompts have no task for the reward; the first is prompt {row + 1}"
+                f" ({str(self.tasks[row]['prompt'])[:60]!r}): {error}"
+            )
+
+    def submit(self, rows: Sequence[int], completions: Sequence[Any], ids: Sequence[Sequence[int]]) -> None:
+        """Start scoring what the trainer is about to ask for."""
+        self.function.submit_tasks(*self._asked(rows, completions, ids))
+
+    def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]],
+        *,
+        row: Sequence[int],
+        trainer_state: Any = None,
+        log_metric: Callable[[str, float], None] = lambda name, value: None,
+        **_: Any,
+    ) -> list[float | None]:
+        self.asked = self._asked(row, completions, completion_ids)
+        self.scored = self.function.score_tasks(*self.asked)
+        for scored in self.scored:
+            failed = scored.value is None and scored.masked != "abstained"
+            self.failures.append(failed)
+            self.example = scored.why if failed else self.example
+        self._log(log_metric)
+        if self.samples is not None and trainer_state is not None:
+            self._write_sample(trainer_state.global_step + 1, sum(one == row[0] for one in row))
+        return [scored.value for scored in self.scored]
+
+    def note_flat(self, flat: bool) -> None:
+        """Whether no group of the step had two different rewards."""
+        self.flat = self.flat + 1 if flat else 0
+
+    def state(self) -> dict[str, Any]:
+        """The running statistics, as JSON; part of a checkpoint."""
+        return {"reward": self.function.state()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.function.load_state(state["reward"])
+
+    def last(self) -> str:
+        """The completions scored last, each a line of JSON with its prompt and reward."""
+        texts, tasks, _ = self.asked
+        rows = (
+            {"prompt": task["prompt"], "completion": text, "reward": scored.value}
+            for text, task, scored in zip(texts, tasks, self.scored, strict=True)
+        )
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+    def _write_sample(self, step: int, size: int) -> None:
+        texts, tasks, _ = self.asked
+        rewards = [scored.value for scored in self.scored[:size]]
+        line = {"step": step, "prompt": tasks[0]["prompt"], "completions": texts[:size], "rewards": rewards}
+        assert self.samples is not None
+        with self.samples.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def _asked(
+        self, rows: Sequence[int], completions: Sequence[Any], ids: Sequence[Sequence[int]]
+    ) -> tuple[list[str], list[Task], list[int]]:
+        return [text_of(c) for c in completions], [self.tasks[row] for row in rows], [len(one) for one in ids]
+
+    def _log(self, log_metric: Callable[[str, float], None]) -> None:
+        for part in self.function.reward.identities:
+            verdicts = [scored.parts.get(part) for scored in self.scored]
+            decided = [value for verdict in verdicts if (value := getattr(verdict, "value", None)) is not None]
+            if decided:
+                log_metric(f"parts/{part}", sum(decided) / len(decided))
+        log_metric("masked", sum(self.masked) / len(self.scored))
+
+
+class StoredJudge(JudgeVerifier):
+    """A judge whose replies are kept in a ledger and whose requests are paid from a budget."""
+
+    def __init__(self, options: JudgeOptions, ledger: Ledger, budget: Budget) -> None:
+        super().__init__(options)
+        self.ledger, self.budget = ledger, budget
+
+    def _open(self) -> Client:
+        if self._client is None:
+            self._client = open_client(self.options.model, self.ledger, "reward", self.budget)
+        return self._client
+
+
+def has_judge(config: Node) -> bool:
+    return any(node.verifier == "judge" for _, node in config.walk())
+
+
+def opener(
+    config: Node, out: Path, max_cost: Decimal | None, stack: ExitStack
+) -> tuple[Callable[[], CompositeReward], Budget | None]:
+    """What opens the reward for a training in ``out``, and the budget of its judges. The ledger is closed with
+    ``stack``. Without a judge there is neither ledger nor budget."""
+    if not has_judge(config):
+        return lambda: open_reward(config), None
+    ledger = stack.enter_context(Ledger.open(out / LEDGER))
+    budget = Budget(max_cost, ledger)
+
+    def opened() -> CompositeReward:
+        reward = open_reward(config)
+        for part, verifier in reward.verifiers.items():
+            if isinstance(verifier, JudgeVerifier):
+                reward.verifiers[part] = StoredJudge(verifier.options, ledger, budget)
+        return reward
+
+    return opened, budget
