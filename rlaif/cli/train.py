@@ -12,6 +12,12 @@ _HELP = {
     Example:
       rlaif train dpo train.yaml --set data=runs/first --set epochs=2
     """,
+    "ppo": """Proximal Policy Optimization: sample, let verifiers, judges or a reward model score, and learn from it.
+
+    \b
+    Example:
+      rlaif train ppo train.yaml --set reward=math --set steps=100
+    """,
 }
 
 

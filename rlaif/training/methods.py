@@ -4,10 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rlaif.config.train import TrainConfig, TrainDPOConfig
+from rlaif.config.train import TrainConfig, TrainDPOConfig, TrainPPOConfig
 from rlaif.training.check import CheckReport, check_dpo
 from rlaif.training.dpo import train_dpo
 from rlaif.training.folder import TrainResult
+from rlaif.training.ppo import train_ppo
+from rlaif.training.ppo_check import check_ppo
 
 
 @dataclass(frozen=True)
@@ -21,4 +23,5 @@ class Method:
 
 METHODS = {
     "dpo": Method(TrainDPOConfig, check_dpo, train_dpo),
+    "ppo": Method(TrainPPOConfig, check_ppo, train_ppo),
 }

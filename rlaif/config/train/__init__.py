@@ -3,5 +3,6 @@
 from rlaif.config.train.base import LoraConfig, TrainConfig
 from rlaif.config.train.dpo import TrainDPOConfig
 from rlaif.config.train.elsewhere import replaced_key
+from rlaif.config.train.ppo import TrainPPOConfig
 
-__all__ = ["LoraConfig", "TrainConfig", "TrainDPOConfig", "replaced_key"]
+__all__ = ["LoraConfig", "TrainConfig", "TrainDPOConfig", "TrainPPOConfig", "replaced_key"]
