@@ -112,6 +112,7 @@ def stats(verdicts: Path, as_json: bool) -> None:
       rlaif judge stats runs/card/verdicts.jsonl --json
     """
     from rlaif.judging.agreement import verdict_figures
+    from rlaif.judging.position import position_report, recorded_prior, without_prior
     from rlaif.judging.verdicts import read_pairs
 
     pairs = read_pairs(verdicts)
@@ -120,11 +121,14 @@ def stats(verdicts: Path, as_json: bool) -> None:
             f"{verdicts}: {contrary} verdicts contradict their p_a (a below 0.5, b above); un-swap p_a as well.",
             err=True,
         )
-    figures = verdict_figures(pairs)
+    report: dict[str, Any] = verdict_figures(pairs).report()
+    if (prior := recorded_prior(pairs)).questions:
+        report["position"] = position_report(prior, pairs, without_prior(pairs, prior))
     if as_json:
-        click.echo(json.dumps(figures.report(), indent=2))
+        click.echo(json.dumps(report, indent=2))
     else:
-        tell_figures(figures.report())
+        tell_figures(report)
+        tell_position(report.get("position", {}))
 
 
 # What a reader is told of a figure, in this order.
@@ -154,8 +158,27 @@ def tell_figures(report: Mapping[str, Any]) -> None:
     table(("figure", "what it is", "value", "low", "high"), rows, left=2)
 
 
+def tell_position(position: Mapping[str, Any]) -> None:
+    """Print a judge's preference for a position, and what taking it out does."""
+    if "prior" not in position:
+        return
+    prior = position["prior"]
+    if prior["p_first"] is not None:
+        ends = f" ({number(prior['p_first_low'])} to {number(prior['p_first_high'])})" * (
+            prior["p_first_low"] is not None
+        )
+        click.echo(f"probability of the first place whatever stands there: {number(prior['p_first'])}{ends}")
+    if position["after"] is None:
+        click.echo(f"not corrected: {position['why_not']}")
+        return
+    for name in ("swap_consistency", "accuracy", "accuracy_averaged"):
+        before, after = position["before"][name], position["after"][name]
+        click.echo(f"{name} without it: {number(before['value'])} -> {number(after['value'])}")
+
+
 def tell_rest(card: Mapping[str, Any]) -> None:
     """Print what else a card holds, a line each."""
+    tell_position(card["position"])
     for name, rate in card["bias"].items():
         if name.endswith("_bias") and rate["value"] is not None:
             click.echo(f"{name}: {rate['value']:+.3f} ({number(rate['low'])} to {number(rate['high'])})")

@@ -167,6 +167,10 @@ class PositionPriors:
                 seen.alike_after += _alike(after)
         return corrected
 
+    def priors(self) -> list[Prior]:
+        """One for each judge and template."""
+        return [seen.prior() for seen in self._seen.values()]
+
     def report(self) -> dict[str, Any]:
         """For the manifest: by judge, its prior and what was done about it. ``swap_consistency``: of the questions
         shown in both orders, the share judged alike."""

@@ -28,6 +28,7 @@ from rlaif.engine.ledger import BATCH
 from rlaif.errors import InputError, QualityError
 from rlaif.judges import Judge, judge_comparison, make_judge
 from rlaif.judges.ask import resolve_labels
+from rlaif.judges.position import PositionPriors
 from rlaif.judges.program import JUDGE as PROGRAM
 from rlaif.judging.agreement import Choice, Estimate, Look, Pair, agreement, krippendorff_alpha, verdict_figures
 from rlaif.judging.bias import Side, bias_counts, bias_figures, traits
@@ -35,6 +36,7 @@ from rlaif.judging.calibration import averaged_stated, expected_calibration_erro
 from rlaif.judging.flow import in_flight
 from rlaif.judging.gold import GoldPair, data_digest, read_gold
 from rlaif.judging.page import render
+from rlaif.judging.position import position_report
 from rlaif.judging.robustness import INJECTED, Injection, Mode, load_injections, measure
 from rlaif.runs import RowFiles, on_disk, open_run, write_text
 from rlaif.types import Constitution, Judgement, Principle, Unjudged, Verdict
@@ -175,10 +177,16 @@ class _Check:
             asked = self.ledger.stats().total("sent") - sent
             speed = _speed(config.out, seconds, asked, judged)
             weights = {p.id: p.weight for p in self.constitution.principles}
-            found = [_pair(gold, answers, weights) for gold, answers in zip(self.pairs, judged, strict=True)]
+            raw = [_pair(gold, answers, weights) for gold, answers in zip(self.pairs, judged, strict=True)]
+            priors = PositionPriors(config.judge, config.seed)
+            for answers in judged:
+                priors.add(answers)
+            corrected = [_pair(g, priors.correct(js), weights) for g, js in zip(self.pairs, judged, strict=True)]
+            found = corrected if config.judge.calibrate == "position" else raw
             self._write_rows(found, judged)
             robustness = await self._robustness(clients[1], labels, found)
         report = self._report(judge, found, judged, speed, robustness)
+        report["position"] |= _position(priors, raw, corrected)
         with on_disk(config.out):
             write_text(config.out / CARD, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
             write_text(config.out / PAGE, render(report))
@@ -353,6 +361,16 @@ def _look(answers: Sequence[Judgement], weights: Mapping[str, float]) -> Look:
     p = sum(w * v.p_a for w, v in zip(weight, verdicts, strict=True)) / sum(weight)
     choice: Choice = "tie" if abs(p - 0.5) < 1e-9 else "a" if p > 0.5 else "b"
     return Look(choice, p)
+
+
+def _position(priors: PositionPriors, raw: Sequence[Judged], corrected: Sequence[Judged]) -> dict[str, Any]:
+    """The judge's preference for a position and the figures before and after; empty where it has no label
+    probabilities in two orders."""
+    found = priors.priors()
+    if not found:
+        return {}
+    before, after = ([j.pair for j in some if j.pair is not None] for some in (raw, corrected))
+    return position_report(found[0], before, after)
 
 
 def _stated(pair: Pair) -> list[tuple[str, float]]:

@@ -54,6 +54,14 @@ def states_seventy(request: ChatRequest) -> ChatReply:
     return ChatReply(text=x, finish_reason="length", logprobs=(TokenLogprobs(token=x, logprob=top[0][1], top=top),))
 
 
+def leans_by_odds(request: ChatRequest) -> ChatReply:
+    """Its log-odds are the difference of the qualities, and 5 more for what is shown first."""
+    (x, first), (y, second) = shown(request)
+    p = 1 / (1 + math.exp(-(5 + quality(first) - quality(second))))
+    top = ((x, math.log(p * 0.9)), (y, math.log((1 - p) * 0.9)))
+    return ChatReply(text=x, finish_reason="length", logprobs=(TokenLogprobs(token=x, logprob=top[0][1], top=top),))
+
+
 def gullible(request: ChatRequest) -> str:
     """Right, unless exactly one response speaks of an evaluator: then that one."""
     (x, first), (y, second) = shown(request)
