@@ -162,7 +162,8 @@ def import_(file: Path, format_: Format | None, out: Path | None) -> None:
 @click.option("--model", required=True, metavar="MODEL", help="Who proposes principles, such as openai:gpt-4.1.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The constitution to write, a .yaml file.")
 @click.option("--judge", metavar="MODEL", help="Who tests them (default: the same model).")
-@click.option("--proposals", type=click.IntRange(min=1), default=20, show_default=True, help="How often it is asked.")
+@click.option("--proposals", type=click.IntRange(min=0), default=20, show_default=True, help="How often it is asked.")
+@click.option("--try", "given", multiple=True, metavar="NAME", help="Test the principles of this constitution too.")
 @click.option(
     "--candidates", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many are tested."
 )
@@ -184,6 +185,7 @@ def learn(
     out: Path,
     judge: str | None,
     proposals: int,
+    given: tuple[str, ...],
     candidates: int,
     wordings_only: bool,
     overrides: tuple[str, ...],
@@ -215,6 +217,7 @@ def learn(
         "model": {"model": model},
         "judge": {"models": [{"model": judge or model}], "ties": True},
         "proposals": proposals,
+        "given": given,
         "candidates": candidates,
         "keep": {"programs": not wordings_only},
         "seed": seed,
@@ -282,4 +285,11 @@ def _held_out(figures: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
 
 def _tell_price(config: Any, limit: int | None, fresh: bool, as_json: bool) -> None:
     """Print what learning would send and cost."""
-    raise NotImplementedError
+    from rlaif.cli.cost import tell_estimate
+    from rlaif.learning.price import estimate
+
+    found = estimate(config, limit=limit, fresh=fresh)
+    if as_json:
+        click.echo(json.dumps(found.report(), indent=2, ensure_ascii=False))
+    else:
+        tell_estimate(found, "labelled pairs")

@@ -69,12 +69,12 @@ def _paid(model: dict[str, Any]) -> str:
     return "free" if model["price"]["source"] == "free" else dollars(Decimal(str(model["usd"])))
 
 
-def tell_estimate(estimate: Estimate) -> None:
-    """The whole estimate of ``rlaif generate --dry-run``."""
+def tell_estimate(estimate: Estimate, what: str = "prompts") -> None:
+    """The whole estimate of a command's ``--dry-run``."""
     calls = sum(stage.calls for stage in estimate.stages)
     answered = sum(stage.answered for stage in estimate.stages)
     click.echo(
-        f"{estimate.prompts:,} prompts, {calls:,} calls: {answered:,} answered already, {calls - answered:,} to send"
+        f"{estimate.prompts:,} {what}, {calls:,} calls: {answered:,} answered already, {calls - answered:,} to send"
     )
     header = ("stage", "model", "to send", "tokens in", "tokens out", "USD low", "expected", "high", "batch expected")
     rows = [

@@ -9,11 +9,12 @@ import asyncio
 import json
 import platform
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from decimal import Decimal
 from importlib.metadata import version
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from rlaif.clients.base import Client
 from rlaif.config.base import Config
 from rlaif.config.generate import JudgeConfig
 from rlaif.config.models import ModelConfig, ModelRef
+from rlaif.constitution import load_constitution
 from rlaif.engine import Budget, Ledger, open_client
 from rlaif.errors import InputError, QualityError
 from rlaif.hashing import digest
@@ -34,13 +36,14 @@ from rlaif.judging.gold import GoldPair, data_digest
 from rlaif.learning.labelled import Labelled, Parts, parts, read_labelled
 from rlaif.learning.programs import programs
 from rlaif.learning.propose import Proposal, Proposer, Wording, merge
-from rlaif.learning.votes import Figures, KeepRule, chance, choose, figures, together, turned
+from rlaif.learning.votes import Choice, Figures, KeepRule, chance, choose, figures, together, turned
 from rlaif.learning.writing import constitution_yaml
 from rlaif.panel import together as opinion
 from rlaif.runs import RowFiles, on_disk, open_run, write_text
-from rlaif.types import Judgement, Principle, Unjudged
+from rlaif.types import Check, Judgement, Principle, Unjudged
 
 REPORT = "learned.json"
+PROPOSED = "proposed"
 NONE = Principle(id="none", compare="Which response is better?")  # what a judge knows without any constitution
 
 Progress = Callable[[int, int, str], None]  # done, of how many, a note
@@ -48,15 +51,17 @@ Progress = Callable[[int, int, str], None]  # done, of how many, a note
 
 class LearnConfig(Config):
     """``model`` is shown ``shown`` pairs at once and asked ``proposals`` times; the ``candidates`` proposed most often
-    are tested by ``judge``. ``keep``: how few of them are chosen. ``out``: the constitution to write. ``in_flight``:
-    pairs judged at once. ``max_unjudged``: with a larger share of missing verdicts nothing counts as learned."""
+    are tested by ``judge``, and so are the principles of the constitutions in ``given``. ``keep``: how few of them are
+    chosen. ``out``: the constitution to write. ``in_flight``: pairs judged at once. ``max_unjudged``: with a larger
+    share of missing verdicts nothing counts as learned."""
 
     data: str
     model: ModelRef
     judge: JudgeConfig
-    proposals: int = Field(20, gt=0)
+    proposals: int = Field(20, ge=0)
     shown: int = Field(4, gt=0)
     candidates: int = Field(20, gt=0)
+    given: tuple[str, ...] = ()
     temperature: float = Field(0.8, ge=0)
     max_tokens: int = Field(512, gt=0)
     template: str = "propose"
@@ -95,14 +100,23 @@ def learn(
     before anything is spent, ProviderError when the provider refuses or the budget is reached, and QualityError (with
     everything written, and the file saying so) when nothing explains the labels better than chance.
     """
-    if len(config.judge.models) != 1:
-        raise InputError(f"judge.models: one judge tests the principles (found {len(config.judge.models)} models).")
-    labelled = read_labelled(config.data, limit)
-    divided = parts(labelled, config.seed)
-    check_out(config)
+    labelled, divided = prepared(config, limit)
     with open_run(config.folder, config, fresh=fresh) as ledger:
         run = Learning(config, labelled, divided, ledger, progress)
         return asyncio.run(run.main(command))
+
+
+def prepared(config: LearnConfig, limit: int | None) -> tuple[Labelled, Parts]:
+    """The pairs and their parts. Raises InputError for everything that can be wrong before anything is spent."""
+    if len(config.judge.models) != 1:
+        raise InputError(f"judge.models: one judge tests the principles (found {len(config.judge.models)} models).")
+    for name in config.given:
+        load_constitution(name)
+    if not config.proposals and not config.given:
+        raise InputError("proposals: 0 leaves no wording to test; name constitutions in 'given', or ask for proposals.")
+    check_out(config)
+    labelled = read_labelled(config.data, limit)
+    return labelled, parts(labelled, config.seed)
 
 
 def check_out(config: LearnConfig) -> None:
@@ -123,12 +137,14 @@ def check_out(config: LearnConfig) -> None:
 
 @dataclass
 class Candidate:
-    """A principle on trial. ``proposed``: by how many proposals; None for a program. ``by_chance``: how likely the best
-    of all candidates does as well on shuffled labels. ``held_out`` is None where it was not measured."""
+    """A principle on trial. ``whence``: "program", the constitution it was given in, or "proposed", by so many
+    proposals (``proposed``). ``by_chance``: how likely the best of all candidates does as well on shuffled labels.
+    ``held_out`` is None where it was not measured."""
 
     principle: Principle
-    proposed: int | None
-    choosing: Figures
+    whence: str
+    proposed: int
+    choosing: Figures | None = None
     by_chance: float = 1.0
     held_out: Figures | None = None
 
@@ -136,9 +152,10 @@ class Candidate:
         return {
             "id": self.principle.id,
             "principle": self.principle.model_dump(mode="json", exclude_defaults=True),
+            "whence": self.whence,
             "proposed": self.proposed,
             "by_chance": self.by_chance,
-            "choosing": self.choosing.report(),
+            "choosing": self.choosing.report() if self.choosing else None,
             "held_out": self.held_out.report() if self.held_out else None,
         }
 
@@ -161,14 +178,15 @@ class Learning:
     async def main(self, command: str) -> Learned:
         config, (model,) = self.config, self.config.judge.models
         async with AsyncExitStack() as stack:
-            writer = self._open(config.model, "propose")
-            stack.push_async_callback(writer.aclose)
+            proposers = [self._open(config.model, "propose")] if config.proposals else []
+            for writer in proposers:
+                stack.push_async_callback(writer.aclose)
             client = self._open(model, "judge")
             stack.push_async_callback(client.aclose)
             self.budget.check()
             labels = await resolve_labels(client, config.judge)
             judge = make_judge(client, config.judge, labels)
-            proposals = await self._propose(writer)
+            proposals = [proposal for writer in proposers for proposal in await self._propose(writer)]
             wordings = merge(proposals)
             found = await self._test(judge, wordings[: config.candidates])
         report = self._report(judge, proposals, len(wordings), found)
@@ -196,39 +214,65 @@ class Learning:
             return proposal
 
         self.done = 0
-        return await in_flight(range(config.proposals), one, max(config.in_flight, config.model.requests_at_once))
+        at_once = max(config.in_flight, config.model.requests_at_once)
+        return await in_flight(range(config.proposals), one, at_once)
 
     async def _test(self, judge: Judge, wordings: Sequence[Wording]) -> "Found":
         """Choose on one part, then measure on the other what was kept, and what it must be compared with."""
-        config, parts = self.config, self.parts
-        tried = programs([c.text for p in parts.choosing for c in (p.comparison.a, p.comparison.b)])
-        taken = {p.id for p in tried} | {NONE.id}
-        proposed = [(_renamed(w.principle, taken), w.proposed) for w in wordings]
-        candidates = [p for p, _ in proposed] + tried
-        by_program = frozenset(p.id for p in tried)
-        votes = await self._votes(judge, candidates, parts.choosing, "tests")
-        prompts = [p.comparison.prompt.id for p in parts.choosing]
+        config, pairs = self.config, self.parts.choosing
+        candidates = self._candidates(wordings)
+        by_id = {c.principle.id: c.principle for c in candidates}
+        votes = await self._votes(judge, list(by_id.values()), pairs, "tests")
+        prompts = [p.comparison.prompt.id for p in pairs]
         by_chance = chance(votes, prompts, config.seed)
+        by_program = frozenset(id_ for id_, principle in by_id.items() if principle.check)
         choice = choose(votes, by_chance, by_program, config.keep)
-        shown = {p.id: n for p, n in proposed}
-        rows = [Candidate(p, shown.get(p.id), figures(votes[p.id], prompts), by_chance[p.id]) for p in candidates]
-        best = [_best(r for r in rows if (r.proposed is None) == program) for program in (False, True)]
-        measured = {p.id: p for p in candidates if p.id in choice.names or p.id in by_program or p.id in best}
-        held = await self._votes(judge, [*measured.values(), NONE], parts.held_out, "held-out tests")
-        names = [p.comparison.prompt.id for p in parts.held_out]
-        for row in rows:
-            if row.principle.id in measured:
-                row.held_out = figures(held[row.principle.id], names)
-        kept = [held[name] for name in choice.names]
-        whole = together(kept) if kept else []
+        for c in candidates:
+            c.choosing, c.by_chance = figures(votes[c.principle.id], prompts), by_chance[c.principle.id]
+        best = [_best(c for c in candidates if bool(c.principle.check) == program) for program in (False, True)]
+        measured = [p for id_, p in by_id.items() if id_ in choice.names or id_ in by_program or id_ in best]
+        return await self._measure(judge, candidates, measured, choice, best)
+
+    def _candidates(self, wordings: Sequence[Wording]) -> list[Candidate]:
+        """Programs, then what was given, then what was proposed; ids are made different, and the same principle does
+        not stand trial twice."""
+        texts = [c.text for p in self.parts.choosing for c in (p.comparison.a, p.comparison.b)]
+        offered = [(p, "program", 0) for p in programs(texts)]
+        offered += [(p, name, 0) for name in self.config.given for p in _given(name)]
+        offered += [(w.principle, PROPOSED, w.proposed) for w in wordings]
+        found: dict[tuple[str | None, Check | None], Candidate] = {}
+        ids = {NONE.id}
+        for principle, whence, proposed in offered:
+            compare = None if principle.check else principle.compare  # a check decides alone
+            key = (compare, principle.check)
+            if key not in found:
+                alone = Principle(id=_free(principle.id, ids), compare=compare, check=principle.check)
+                ids.add(alone.id)
+                found[key] = Candidate(alone, whence, proposed)
+        return list(found.values())
+
+    async def _measure(
+        self,
+        judge: Judge,
+        candidates: list[Candidate],
+        measured: Sequence[Principle],
+        choice: Choice,
+        best: Sequence[str | None],
+    ) -> "Found":
+        held = await self._votes(judge, [*measured, NONE], self.parts.held_out, "held-out tests")
+        prompts = [p.comparison.prompt.id for p in self.parts.held_out]
+        for c in candidates:
+            if c.principle.id in held:
+                c.held_out = figures(held[c.principle.id], prompts)
+        whole = together([held[name] for name in choice.names])
         return Found(
-            candidates=rows,
+            candidates=candidates,
             kept=choice.kept,
             best_wording=best[0],
             best_program=best[1],
-            together=figures(whole, names) if kept else None,
-            flipped=figures(turned(whole), names) if kept else None,
-            none=figures(held[NONE.id], names),
+            together=figures(whole, prompts) if whole else None,
+            flipped=figures(turned(whole), prompts) if whole else None,
+            none=figures(held[NONE.id], prompts),
         )
 
     async def _votes(
@@ -276,7 +320,7 @@ class Learning:
                 "choosing": len(self.parts.choosing),
                 "held_out": len(self.parts.held_out),
             },
-            "proposed_by": str(config.model.model),
+            "proposed_by": config.model.model,
             "judge": str(judge.client.identity),
             "labels": judge.labels,
             "templates": sorted({judge.template.version}),
@@ -284,10 +328,11 @@ class Learning:
                 "asked": len(proposals),
                 "questions": sum(len(p.questions) for p in proposals),
                 "different": wordings,
-                "tested": sum(c.proposed is not None for c in found.candidates),
+                "tested": sum(c.whence == PROPOSED for c in found.candidates),
                 "refused": dict(sorted(Counter(why.partition(":")[0] for p in proposals for why in p.refused).items())),
             },
-            "programs": sum(c.proposed is None for c in found.candidates),
+            "programs": sum(c.whence == "program" for c in found.candidates),
+            "given": list(config.given),
             "keep": config.keep.model_dump(),
             **found.report(),
             "unjudged": {"by_reason": dict(sorted(unjudged.items())), "share": round(share, 6)},
@@ -393,16 +438,22 @@ def _rate(f: Figures) -> str:
     return f"{a.value:.1%} ({a.low:.1%} to {a.high:.1%})".replace("%", " %")
 
 
-def _best(candidates: Any) -> str | None:
+def _best(candidates: Iterable[Candidate]) -> str | None:
     """The one with the best score on the choosing part."""
 
     def score(c: Candidate) -> tuple[float, int, str]:
-        decided = c.choosing.right + c.choosing.wrong
-        return ((c.choosing.right - c.choosing.wrong) / decided**0.5 if decided else 0.0, decided, c.principle.id)
+        right, wrong = (c.choosing.right, c.choosing.wrong) if c.choosing else (0, 0)
+        return ((right - wrong) / (right + wrong) ** 0.5 if right + wrong else 0.0, right + wrong, c.principle.id)
 
     best = max(candidates, key=score, default=None)
-    return None if best is None else str(best.principle.id)
+    return None if best is None else best.principle.id
 
 
-def _renamed(principle: Principle, taken: set[str]) -> Principle:
-    return principle.model_copy(update={"id": f"{principle.id}-asked"}) if principle.id in taken else principle
+def _given(name: str) -> list[Principle]:
+    """The principles of a constitution that can be tested on any pair."""
+    return [p for p in load_constitution(name).principles if (p.compare or p.check) and not p.applies_to]
+
+
+def _free(id_: str, taken: Collection[str]) -> str:
+    """``id_``, or the first of ``id_``-2, -3, ... that is not taken."""
+    return next(name for name in chain([id_], (f"{id_}-{n}" for n in count(2))) if name not in taken)

@@ -6,9 +6,10 @@ One grammar reads a reply. It must have ended normally; each line of it that is 
     question   = "Which response " ... "?", 5 to 40 words on one line, with this one question mark, of printable
                  characters other than < > { } [ ] | \\ ` #
 
-and any other line is counted with its reason and never used. A question whose words stand in a text that was shown
-("copied") is not used either: data proposes no principle. What gets through is only a candidate. It is tested in both
-orders on pairs that nobody has read, so an order to the judge hidden in it has nothing to win there.
+and any other line is counted with its reason and never used. A question whose words stand in what was asked, a text
+that was shown or our own example, is not used either ("copied"): data proposes no principle. What gets through is only
+a candidate. It is tested in both orders on pairs that nobody has read, so an order to the judge hidden in it has
+nothing to win there.
 """
 
 import re
@@ -82,15 +83,15 @@ class Proposer:
             reply = await self.client.complete(request)
         except (RequestError, TransientError) as error:
             return Proposal(number, ids, refused=(f"provider_error: {error}",), request_key=key)
-        questions, why = read_proposals(reply, [text for one in shown for text in _texts(one)])
+        questions, why = read_proposals(reply, [m.content for m in request.messages])
         return Proposal(number, ids, questions, why, key)
 
 
-def read_proposals(reply: ChatReply, shown: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def read_proposals(reply: ChatReply, asked: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The questions in a reply, and the reason for each line that is none, by the grammar above."""
     if (failed := unfinished(reply) or refused(reply.text.strip())) is not None:
         return (), (failed.reason,)
-    said = " ".join(f" {' '.join(words(text))} " for text in shown)
+    said = " ".join(f" {' '.join(words(text))} " for text in asked)
     questions: list[str] = []
     why: list[str] = []
     for line in filter(None, (line.strip() for line in reply.text.split("\n"))):
@@ -100,7 +101,7 @@ def read_proposals(reply: ChatReply, shown: Sequence[str]) -> tuple[tuple[str, .
         elif not 5 <= len(match[1].split()) <= 40:
             why.append("too short or too long")
         elif len(own := words(match[1])[2:]) >= _COPIED and f" {' '.join(own)} " in said:
-            why.append("copied from a text that was shown")
+            why.append("copied from what was asked")
         elif len(questions) == MOST_LINES:
             why.append("more than were asked for")
         else:
@@ -115,10 +116,6 @@ def _shown(pair: GoldPair) -> dict[str, Any]:
         "preferred": _shortened(preferred(pair)),
         "other": _shortened(other(pair)),
     }
-
-
-def _texts(shown: dict[str, Any]) -> list[str]:
-    return [*(m["content"] for m in shown["conversation"]), shown["preferred"], shown["other"]]
 
 
 def _shortened(text: str) -> str:

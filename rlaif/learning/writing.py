@@ -50,8 +50,9 @@ def _baselines(report: Mapping[str, Any]) -> list[str]:
 
 
 def _comments(principle: Principle, measured: Mapping[str, Any]) -> list[str]:
-    whence = (f"Proposed {measured['proposed']} times" if measured["proposed"] is not None else "A program").replace(
-        " 1 times", " once"
+    times = "once" if measured["proposed"] == 1 else f"{measured['proposed']} times"
+    whence = {"program": "A program", "proposed": f"Proposed {times}"}.get(
+        measured["whence"], f"From {measured['whence']}"
     )
     what = f" ({describe(principle.check)})" if principle.check else ""
     return [
