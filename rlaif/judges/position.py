@@ -12,7 +12,7 @@ would cost requests. Estimating the prior from exchanged options is PriDe's way 
 the mean over the run is batch calibration (Zhou et al. 2023, 2309.17249).
 
 Only label probabilities (method "logprob") are measured and corrected. A label that was written, voted or computed has
-no log-odds to correct.
+no log-odds to correct, and neither has a probability of 0 or 1 (the other label was not among the alternatives).
 """
 
 import math
@@ -25,7 +25,6 @@ from rlaif.judges.orders import is_drawn
 from rlaif.types import Judgement, Order, Verdict
 
 LEAST = 30  # questions; with fewer the interval of the prior is a guess itself
-_FURTHEST = math.log(1e4)  # log-odds; a label that was not among the alternatives must not decide the mean
 _Z = 1.959964  # of a 95 % interval
 
 Questions = Literal["both orders", "one order"]
@@ -77,14 +76,16 @@ class Prior(NamedTuple):
 
 @dataclass
 class RunningPrior:
-    """`Prior` of log-odds that come one by one (Welford's sums), so that memory does not grow with them."""
+    """`Prior` of log-odds that come one by one (Welford's sums), so that memory does not grow with them. Infinite ones
+    say nothing."""
 
     n: int = 0
     mean: float = 0.0
     squares: float = 0.0
 
     def add(self, odds: float) -> None:
-        odds = min(max(odds, -_FURTHEST), _FURTHEST)
+        if not math.isfinite(odds):
+            return
         self.n += 1
         step = odds - self.mean
         self.mean += step / self.n
@@ -92,8 +93,7 @@ class RunningPrior:
 
     def add_both(self, p_a_ab: float, p_a_ba: float) -> None:
         """A question shown in both orders: the probability that a is better in each."""
-        ends = (min(max(log_odds(p), -_FURTHEST), _FURTHEST) for p in (p_a_ab, p_a_ba))
-        self.add((next(ends) - next(ends)) / 2)
+        self.add((log_odds(p_a_ab) - log_odds(p_a_ba)) / 2)
 
     def prior(self, shown_in: Questions) -> Prior:
         if self.n < 2:
