@@ -113,11 +113,11 @@ def _removed_line(unit: str, number: int, why: Removal, row: Any) -> str:
     if why.other is not None:
         told["contradicts" if why.reason == "contradiction" else "repeats"] = why.other
     if why.reason not in _SENSITIVE:  # a secret is not written down again
-        told["row"] = row
+        told["content"] = row
     try:
         return json.dumps(told, default=str, allow_nan=False) + "\n"
     except ValueError:  # a number that JSON does not know
-        return json.dumps(told | {"row": str(row)}) + "\n"
+        return json.dumps(told | {"content": str(row)}) + "\n"
 
 
 # ------------------------------------------------------------------------------------------------------- the formats

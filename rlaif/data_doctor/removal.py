@@ -8,7 +8,8 @@ A row goes for the first of these reasons that holds and was asked for:
     personal         it holds personal data
     contradiction    another row has its very texts with the labels swapped: both go, for nobody knows which is right
     duplicate        a row before it that stays has the same prompt, chosen and rejected text
-    near_duplicate   a row before it that stays has nearly the same answers (see rlaif.data_doctor.similar)
+    near_duplicate   a row before it that stays has nearly the same answers (see rlaif.data_doctor.similar); a row that
+                     another contradicts is none
 
 Of rows that repeat one another **the first in the file stays**, and what goes resembles a row that stays: of a chain A,
 B, C where only neighbours are alike, A and C stay. Taking out twice takes out nothing more.
@@ -109,18 +110,19 @@ class _Rows:
 
     def repeats(self, drop: Collection[Drop]) -> dict[int, Removal]:
         removed: dict[int, Removal] = {}
-        stay: list[int] = []
         first: dict[int, int] = {}
-        opposite = dict(zip(self._pairs, self._numbers, strict=True)) if "contradictions" in drop else {}
+        # Not among those compared: a contradiction that may stay is no near-duplicate, whose first label would hold.
+        alone: list[int] = []
+        numbers = dict(zip(self._pairs, self._numbers, strict=True))
         for i, pair in enumerate(self._pairs):
-            number = self._numbers[i]
-            if self._swapped[i] in opposite:
-                removed[number] = Removal("contradiction", other=opposite[self._swapped[i]])
+            number, opposite = self._numbers[i], numbers.get(self._swapped[i])
+            if opposite is not None and "contradictions" in drop:
+                removed[number] = Removal("contradiction", other=opposite)
             elif "duplicates" in drop and first.setdefault(pair, number) != number:
                 removed[number] = Removal("duplicate", other=first[pair])
-            else:
-                stay.append(i)
-        for i, other in (self._sketches.repeats(stay) if self._sketches else {}).items():
+            elif opposite is None:
+                alone.append(i)
+        for i, other in (self._sketches.repeats(alone) if self._sketches else {}).items():
             removed[self._numbers[i]] = Removal("near_duplicate", other=self._numbers[other])
         for number, removal in removed.items():
             # What a duplicate repeats may itself be nearly another row, and go.
