@@ -290,7 +290,7 @@ def test_overlap_needs_a_benchmark_and_a_benchmark_is_for_overlap(tmp_path: Path
 def test_where_no_row_stays_all_is_written_and_the_gate_fails(tmp_path: Path) -> None:
     source = write(tmp_path / "rows.jsonl", [clean(0), swapped(clean(0))])
     with pytest.raises(QualityError, match="none of the 2 rows stays"):
-        run_clean(source, tmp_path / "clean.jsonl", drop=("contradictions",))
+        run_clean(source, tmp_path / "clean.jsonl", drop=["contradictions"])
     assert len(lines(tmp_path / "clean.removed.jsonl")) == 2
 
 
