@@ -8,7 +8,7 @@ import click
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 def report(run: Path) -> None:
-    """Write RUN/report.html, the run as one self-contained page.
+    """Write RUN/report.html, a generate run or a training as one self-contained page.
 
     \b
     Example:

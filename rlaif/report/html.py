@@ -1,6 +1,7 @@
 """The run as one self-contained HTML file: no script, nothing loaded from outside, every text escaped."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from rlaif.constitution import load_constitution
 from rlaif.errors import InputError
 from rlaif.pages import page
 from rlaif.report.summary import FILES, PROB_BINS, WORD_BINS, Example, Summary, read_object, summarize
+from rlaif.report.training import is_training, write_training_report
 from rlaif.runs import REPORT, write_text
 from rlaif.types import Judgement, Verdict
 
@@ -45,6 +47,23 @@ class TextPair(BaseModel):
     after: str
 
 
+class Position(BaseModel):
+    """What the manifest says of a judge's preference for the first place (rlaif.judges.position)."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    judge: str
+    questions: int
+    shown_in: str
+    p_first: float | None = None
+    p_first_low: float | None = None
+    p_first_high: float | None = None
+    corrected: bool = False
+    why_not: str = ""
+    swap_consistency: float | None = None
+    swap_consistency_corrected: float | None = None
+
+
 class ComparisonFile(BaseModel):
     """comparison.json; other keys of it are shown as they are."""
 
@@ -55,12 +74,14 @@ class ComparisonFile(BaseModel):
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write ``run_dir``/report.html and return its path.
+    """Write ``run_dir``/report.html, of a generate run or of a training, and return its path.
 
     Raises InputError when the folder is no run folder, or a file in it is not what rlaif writes (with its line).
     """
     if not run_dir.is_dir():
         raise InputError(f"{run_dir}: no such folder; give the folder of a run (the 'out' of its config).")
+    if is_training(run_dir):
+        return write_training_report(run_dir)
     if not any((run_dir / name).exists() for name in FILES):
         raise InputError(f"{run_dir}: not a run folder: it has none of {', '.join(FILES)}.")
     path = run_dir / REPORT
@@ -88,6 +109,7 @@ def render(run_dir: Path) -> str:
         examples=[_example_view(e) for e in summary.examples],
         texts=_principle_texts(run_dir, manifest),
         stages=_stages(manifest),
+        positions=_positions(manifest),
         comparison=comparison,
     )
 
@@ -139,6 +161,15 @@ def _stages(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Requests and tokens of each stage and model, from the ledger's figures in the manifest."""
     stages = [_mapping(stage) for stage in _list(_mapping(manifest.get("ledger")).get("stages"))]
     return [{**stage, "usage": _mapping(stage.get("usage"))} for stage in stages]
+
+
+def _positions(manifest: Mapping[str, Any]) -> list[Position]:
+    """Of each judge whose label probabilities were read; those that are none of ours are left out."""
+    found = []
+    for row in _list(_mapping(manifest.get("position")).get("judges")):
+        with suppress(ValidationError):
+            found.append(Position.model_validate(row))
+    return found
 
 
 def _principle_texts(run_dir: Path, manifest: Mapping[str, Any]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from tests.running import CONSTITUTION, run
 HOSTILE = "</div></details><script>alert(1)</script><img src=x onerror=alert(2)>\"'`{{ 7*7 }}{% raw %}&lt;b&gt;<!--"
 TAGS = {"html", "head", "meta", "title", "style", "body", "header", "h1", "h2", "h3", "p", "div", "span", "b", "bdi"}
 TAGS |= {"dl", "dt", "dd", "ul", "li", "table", "thead", "tbody", "tr", "th", "td", "details", "summary", "code"}
-TAGS |= {"svg", "rect", "text", "line", "circle"}
+TAGS |= {"svg", "rect", "text", "line", "circle", "polyline"}
 VOID = {"meta"}
 ATTRIBUTES = {
     "lang",
@@ -36,7 +36,7 @@ ATTRIBUTES = {
     "role",
     "aria-label",
 }
-ATTRIBUTES |= {"viewbox", "x", "y", "width", "height", "x1", "x2", "y1", "y2", "cx", "cy", "r"}
+ATTRIBUTES |= {"viewbox", "x", "y", "width", "height", "x1", "x2", "y1", "y2", "cx", "cy", "r", "points"}
 
 
 class Page(HTMLParser):
