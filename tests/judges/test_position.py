@@ -15,6 +15,7 @@ from rlaif.config.generate import JudgeConfig
 from rlaif.hashing import uniform
 from rlaif.judges.orders import is_drawn
 from rlaif.judges.position import LEAST, PositionPriors, log_odds, probability
+from rlaif.report import write_report
 from rlaif.types import ChatReply, ChatRequest, Judgement, Order, Unjudged, Verdict
 from tests import fakes
 from tests.fakes import shown_qualities
@@ -288,3 +289,10 @@ def test_hash_and_order_of_the_audit_sample_agree() -> None:
     assert drawn == [is_drawn(0, f"b{i}", f"a{i}", 0.5) for i in range(200)]
     assert 60 < sum(drawn) < 140
     assert uniform("audit", 0, "a0", "b0") == uniform("audit", 0, "a0", "b0")
+
+
+def test_the_report_tells_of_the_preference_and_what_was_done(tmp_path: Path) -> None:
+    leaning_run(tmp_path, "position", orders="both")
+    page = write_report(tmp_path / "run").read_text(encoding="utf-8")
+    assert "gives the first place a probability of 0.924" in page
+    assert "The pairs are made without that preference" in page
