@@ -62,6 +62,7 @@ def _train(
     from rlaif.cli.progress import progress
     from rlaif.config.base import apply_overrides, read_yaml, validate
     from rlaif.config.train import replaced_key
+    from rlaif.report import write_report
     from rlaif.training.check import duration, show
     from rlaif.training.methods import METHODS
 
@@ -77,6 +78,7 @@ def _train(
         result = method.train(
             settings, resume=resume, progress=update, on_check=show if not as_json else lambda report: None
         )
+    write_report(result.out)
     if as_json:
         click.echo(json.dumps(result.manifest, indent=2, ensure_ascii=False))
         return

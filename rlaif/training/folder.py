@@ -22,6 +22,7 @@ import yaml
 from rlaif.config.train import TrainConfig
 from rlaif.errors import InputError
 from rlaif.runs import write_manifest, write_text
+from rlaif.training.card import model_card
 
 CONFIG, MANIFEST, MODEL, ADAPTER, CHECKPOINTS = "config.yaml", "manifest.json", "model", "adapter", "checkpoints"
 
@@ -212,7 +213,12 @@ def _save(config: TrainConfig, trained: Trained, manifest: dict[str, Any]) -> Tr
     if trained.save_adapter is not None:
         in_one_piece(out / ADAPTER, trained.save_adapter)
     write_manifest(out, manifest)  # first: what has a model has its manifest
-    in_one_piece(out / MODEL, trained.save_model)
+
+    def write_model(folder: Path) -> None:
+        trained.save_model(folder)
+        write_text(folder / "README.md", model_card(manifest))
+
+    in_one_piece(out / MODEL, write_model)
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # they are large, and the result is complete
     return _result(config, manifest)
 

@@ -436,3 +436,13 @@ def test_the_embedded_model_learns_to_be_brief(tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(0.6931, abs=1e-3)
     assert losses[-1] < losses[0] - 0.05
     assert result.manifest["shared_prompts"] is True
+
+
+def test_the_model_lies_beside_a_card_that_says_what_it_was_made_of(config: Make, pairs_file: Path) -> None:
+    result = train_dpo(config(limit=4))
+    card = (result.model / "README.md").read_text()
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["tags"] == ["rlaif", "dpo"]
+    assert result.manifest["data"]["digest"] in card
+    assert str(pairs_file) in card
+    assert "None by this training" in card
