@@ -183,11 +183,19 @@ def _names(line: str) -> tuple[str, ...]:
 
 
 def _read_json(text: str) -> tuple[tuple[str, ...], str | None]:
+    pairs: list[tuple[str, Any]] = []
+
+    def noted(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        pairs.extend(items)
+        return dict(items)
+
     try:
-        found: Any = json.loads(text)
+        found: Any = json.loads(text, object_pairs_hook=noted)
     except (ValueError, RecursionError):
         return (), None
-    if not isinstance(found, dict) or not {"ranking"} <= found.keys() <= {"ranking", "rationale"}:
+    if not isinstance(found, dict) or len(pairs) != len(found):  # a key given twice, or an object within
+        return (), None
+    if not {"ranking"} <= found.keys() <= {"ranking", "rationale"}:
         return (), None
     ranked, rationale = found["ranking"], found.get("rationale")
     whole = isinstance(ranked, list) and all(isinstance(n, str) for n in ranked) and isinstance(rationale, str | None)

@@ -31,7 +31,8 @@ WRITE = ("principles", "conversation")
 MOST_CRITERIA = 10
 
 _VALUE = {"yes": 1.0, "partly": 0.5, "no": 0.0}
-_LINE = re.compile(r"[\s*_`]*(\w+)[\s*_`]*:[\s*_`]*(yes|partly|no)[\s*_`]*\.?[\s*_`]*", re.IGNORECASE)
+# ASCII, for without it "yeſ" would be a yes.
+_LINE = re.compile(r"[\s*_`]*(\w+)[\s*_`]*:[\s*_`]*((?ai:yes|partly|no))[\s*_`]*\.?[\s*_`]*")
 _BULLET = re.compile(r"\s*(?:[-*•]|\d+[.)])\s*")
 
 
