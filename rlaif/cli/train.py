@@ -18,6 +18,18 @@ _HELP = {
     Example:
       rlaif train ppo train.yaml --set reward=math --set steps=100
     """,
+    "grpo": """Group Relative Policy Optimization: sample groups, and prefer what is above its group's mean.
+
+    \b
+    Example:
+      rlaif train grpo train.yaml --set reward=math --set group_size=8 --check
+    """,
+    "rloo": """REINFORCE leave-one-out: as grpo, each completion against the mean of the others of its group.
+
+    \b
+    Example:
+      rlaif train rloo train.yaml --set reward=math --set beta=0.05
+    """,
 }
 
 

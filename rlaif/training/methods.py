@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlaif.config.train import TrainConfig, TrainDPOConfig, TrainPPOConfig
+from rlaif.config.train.grpo import TrainGRPOConfig, TrainRLOOConfig
 from rlaif.training.check import CheckReport, check_dpo
 from rlaif.training.dpo import train_dpo
 from rlaif.training.folder import TrainResult
+from rlaif.training.grpo import check_grpo, train_grpo
 from rlaif.training.ppo import train_ppo
 from rlaif.training.ppo_check import check_ppo
+from rlaif.training.rloo import check_rloo, train_rloo
 
 
 @dataclass(frozen=True)
@@ -24,4 +27,6 @@ class Method:
 METHODS = {
     "dpo": Method(TrainDPOConfig, check_dpo, train_dpo),
     "ppo": Method(TrainPPOConfig, check_ppo, train_ppo),
+    "grpo": Method(TrainGRPOConfig, check_grpo, train_grpo),
+    "rloo": Method(TrainRLOOConfig, check_rloo, train_rloo),
 }
