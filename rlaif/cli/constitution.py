@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -293,3 +294,139 @@ def _tell_price(config: Any, limit: int | None, fresh: bool, as_json: bool) -> N
         click.echo(json.dumps(found.report(), indent=2, ensure_ascii=False))
     else:
         tell_estimate(found, "labelled pairs")
+
+
+@constitution.command()
+@click.argument("before", metavar="A")
+@click.argument("after", metavar="B")
+@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="With RUN: say what would be asked and what it would cost.")
+@click.option("--stored-only", is_flag=True, help="With RUN: ask nothing; what depends on a new question is 'unknown'.")
+@click.option(
+    "--max-cost", type=float, metavar="USD", help="Stop before a request could pass this, earlier sessions included."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Write what was found here too (.html or .json).")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def diff(
+    before: str,
+    after: str,
+    run: Path | None,
+    dry_run: bool,
+    stored_only: bool,
+    max_cost: float | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """What differs between constitutions A and B, and what would change in RUN, which was made with A.
+
+    Only what must be is judged again: an unchanged principle has its replies in the run's ledger, and the replies to
+    new questions go there too. Nothing else in the run folder changes.
+
+    \b
+    Example:
+      rlaif constitution diff mine.yaml edited.yaml
+      rlaif constitution diff mine.yaml edited.yaml runs/first --dry-run
+      rlaif constitution diff mine.yaml edited.yaml runs/first --max-cost 2 --out diff.html
+    """
+    from rlaif.constitution_diff import differences, told
+
+    changed = differences(load_constitution(before), load_constitution(after))
+    if run is None:
+        if dry_run or stored_only or out or max_cost is not None:
+            raise click.UsageError("--dry-run, --stored-only, --max-cost and --out are about a RUN; name its folder.")
+        click.echo(json.dumps(changed.report(), indent=2, ensure_ascii=False) if as_json else "\n".join(told(changed)))
+        return
+    from rlaif.run_diff import open_finished, price
+
+    if out is not None and out.suffix not in (".html", ".json"):
+        raise InputError(f"--out {out}: give a name that ends in .html or .json.")
+    cap = None if max_cost is None else Decimal(str(max_cost))
+    finished = open_finished(run, before)
+    if dry_run:
+        from rlaif.cli.cost import tell_estimate
+
+        expected = price(finished, after, cap)
+        if as_json:
+            click.echo(json.dumps(expected.report(), indent=2, ensure_ascii=False))
+        else:
+            tell_estimate(expected)
+        return
+    report = _diff(finished, before, after, not stored_only, cap)
+    if out is not None:
+        from rlaif.run_diff import write
+
+        write(report, out)
+    if as_json:
+        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+        return
+    click.echo("\n".join(told(changed)))
+    _tell_diff(report)
+
+
+def _diff(finished: Any, before: str, after: str, ask: bool, max_cost: Decimal | None) -> dict[str, Any]:
+    from rlaif.cli.progress import progress
+    from rlaif.run_diff import diff_run
+
+    with progress("prompts") as update:
+        found = diff_run(
+            finished,
+            before,
+            after,
+            ask=ask,
+            max_cost=max_cost,
+            progress=lambda counts, total: update(counts.prompts, total, counts.cost),
+        )
+    return found.report
+
+
+def _tell_diff(report: Mapping[str, Any]) -> None:
+    """Print what becomes of a run's pairs."""
+    from rlaif.cli.cost import table
+    from rlaif.run_diff import FATES
+
+    click.echo("")
+    spent = "" if not report["usd"] else f", {report['usd']:.4f} USD"
+    click.echo(
+        f"{report['run']}: {report['pairs_before']} pairs before, {report['pairs_after']} after;"
+        f" {report['asked']} questions asked anew{spent}, their replies are in the run's ledger"
+    )
+    for fate, what in FATES.items():
+        if report["fates"][fate]:
+            click.echo(f"  {report['fates'][fate]:>6}  {fate}: {what}")
+    because = ", ".join(f"{n} {reason}" for reason, n in report["vanished_because"].items())
+    if because:
+        click.echo(f"  vanished because: {because}")
+    margins = report["margins"]
+    if margins["moved"]:
+        click.echo(f"  margins moved by {margins['mean_move']:.3f} on average, {margins['largest_move']:.3f} at most")
+    columns = ("judged_before", "judged_after", "said_otherwise", "flipped", "appears", "vanishes", "moved")
+    rows = [
+        (id_, p["change"], *(str(p.get(column, 0)) for column in columns)) for id_, p in report["principles"].items()
+    ]
+    header = ("principle", "change", "looks before", "after", "another choice", *columns[3:])
+    click.echo("")
+    table(header, rows, left=2)
+    for fate in ("flipped", "appears", "vanishes"):
+        for example in report["examples"][fate][:2]:
+            click.echo("")
+            _tell_example(fate, example)
+    if report["warning"]:
+        click.echo(report["warning"], err=True)
+
+
+def _tell_example(fate: str, example: Mapping[str, Any]) -> None:
+    def side(when: str) -> str:
+        prob = example[f"prob_{when}"]
+        by = ", ".join(example[f"principles_{when}"])
+        return f"no pair ({example[f'reason_{when}']})" if prob is None else f"{prob:.3f} ({by})"
+
+    click.echo(f"{fate}: {_short(example['prompt'])}")
+    click.echo(f"  first   {_short(example['chosen'])}")
+    click.echo(f"  second  {_short(example['rejected'])}")
+    click.echo(f"  probability that the first is better: {side('before')} -> {side('after')}")
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    line = "".join(c if c.isprintable() else "?" for c in line)
+    return line if len(line) <= 100 else line[:97] + "..."
