@@ -7,6 +7,7 @@ nothing that was answered before.
 """
 
 import asyncio
+import contextlib
 import json
 import pickle
 import platform
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from rlaif.clients.base import Client
+from rlaif.config.dataset import DatasetConfig
 from rlaif.config.generate import GenerateConfig
 from rlaif.config.models import ModelConfig
 from rlaif.constitution import load_constitution
@@ -30,6 +32,7 @@ from rlaif.dataset import preference_record
 from rlaif.engine import Budget, open_client
 from rlaif.engine.ledger import Ledger
 from rlaif.engine.stored import open_stored
+from rlaif.engine.votes import read_votes
 from rlaif.errors import QualityError, TaskError
 from rlaif.judges import Judge, judge_comparisons, make_judge
 from rlaif.judges.ask import resolve_labels
@@ -40,7 +43,7 @@ from rlaif.pairing import Rewards, decide_by_rewards, pair, plan_comparisons, wi
 from rlaif.prompts import PromptFile, check_prompts, read_prompts, read_samples
 from rlaif.revision import Reviser
 from rlaif.rewards import PartsMonitor, Scored, open_run_reward, rejection_sample
-from rlaif.runs import RowFiles, check_answered, on_disk, open_run, write_manifest
+from rlaif.runs import LEDGER, RowFiles, check_answered, on_disk, open_run, write_manifest
 from rlaif.sampling import given, is_usable, sample, with_system
 from rlaif.types import (
     Comparison,
@@ -77,6 +80,8 @@ class Counts:
     dropped_prompts: Counter[str] = field(default_factory=Counter)
     unjudged: Counter[str] = field(default_factory=Counter)
     methods: Counter[str] = field(default_factory=Counter)
+    voted: int = 0  # comparisons that people voted on, and their votes
+    votes: int = 0
     cost: str = ""  # what was spent so far, for a reader; empty where nothing costs anything
 
     @property
@@ -94,6 +99,8 @@ class Counts:
         usable = sum(map(is_usable, result.completions))
         self.usable += usable
         self.pairs += len(result.pairs)
+        self.voted += len(result.votes)
+        self.votes += sum(map(len, result.votes.values()))
         for d in result.dropped:
             if d.b is not None:
                 self.dropped_comparisons[d.reason] += 1
@@ -135,6 +142,7 @@ class Counts:
                 "unjudged": dict(sorted(self.unjudged.items())),
                 "share_unjudged": round(self.share_unjudged, 6),
             },
+            **({"human": {"comparisons": self.voted, "votes": self.votes}} if self.voted else {}),
         }
 
 
@@ -149,6 +157,7 @@ class PromptResult(NamedTuple):
     scored: dict[str, Scored] = {}  # by completion id, where the reward has a task in the prompt
     comparisons: Sequence[Comparison] = ()
     rewards: Rewards | None = None
+    votes: dict[tuple[str, str], tuple[str, ...]] = {}  # of people, by comparison
 
 
 @dataclass(frozen=True)
@@ -182,7 +191,7 @@ def generate(
     samples = config.policy.completions
     found = check_prompts(str(samples or config.prompts), samples=samples is not None)
     read_benchmarks(config.dataset.against, config.dataset.ngram)  # one that is none is told before anything is spent
-    if config.judge.gold is not None:
+    if config.judge.gold is not None and not reparse:
         read_gold(config.judge.gold)  # wrong labels are told before --fresh forgets anything
     if reparse:
         check_answered(config.out)
@@ -211,6 +220,19 @@ def generate_beside(
     return asyncio.run(run.main())
 
 
+def recall(config: GenerateConfig, out: Path) -> None:
+    """Write into the folder ``out`` the rows that the replies stored so far in ``config.out`` make. Sends nothing, runs
+    no verifier, and leaves the run folder as it is: a run may be going on in it.
+
+    Raises InputError where the ledger, the prompts or the constitution cannot be read."""
+    constitution = load_constitution(config.constitution)
+    samples = config.policy.completions
+    found = check_prompts(str(samples or config.prompts), samples=samples is not None)
+    elsewhere = config.model_copy(update={"out": out, "reward": None, "dataset": DatasetConfig(drop=())})
+    with Ledger.open(config.out / LEDGER, read_only=True) as ledger, contextlib.suppress(QualityError):
+        asyncio.run(_Run(elsewhere, constitution, ledger, found, None, None, True).main())
+
+
 class _Run:
     def __init__(
         self,
@@ -233,6 +255,7 @@ class _Run:
         self.judges: list[Judge] = []
         self.judging = JudgingStats(config.judge, config.seed)
         self.measured: list[dict[str, Any]] = []  # of each judge, where there are labelled pairs
+        self.votes = read_votes(ledger)
         self.weights = {p.id: p.weight for p in constitution.principles}
         self.verifying = _Verifying(config) if config.reward is not None else None
         self.started = time.monotonic()
@@ -283,7 +306,7 @@ class _Run:
     async def _measure_judges(self) -> None:
         """Measure each judge on the labelled pairs. Raises QualityError for one below ``judge.min_kappa``."""
         judge, config = self.config.judge, self.config
-        for number, model in enumerate(judge.models if judge.gold is not None and not self.reparse else ()):
+        for number, model in enumerate(judge.models if judge.gold is not None and "sample" in self.asks else ()):
             check = CheckConfig(
                 data=str(judge.gold),
                 judge=judge.model_copy(update={"models": [model], "panel": "mean"}),
@@ -343,13 +366,15 @@ class _Run:
             rewards = self.verifying.rewards(scored)
             left = [c for c in comparisons if decide_by_rewards(c, rewards) is None]
         judgements = await judge_comparisons(left, self.constitution, self.judges, config.seed)
-        return PromptResult(prompt, completions, judgements, [], dropped + identical, scored, comparisons, rewards)
+        votes = self.votes.on(comparisons)
+        dropped += identical
+        return PromptResult(prompt, completions, judgements, [], dropped, scored, comparisons, rewards, votes)
 
     def _decided(self, result: PromptResult, judgements: Sequence[Judgement]) -> PromptResult:
         """``result`` with the pairs that these judgements make; its own are kept as they are."""
         config, rewards = self.config, result.rewards
         pairs, undecided = pair(
-            result.comparisons, judgements, self.weights, config.pairing, rewards, config.judge.panel
+            result.comparisons, judgements, self.weights, config.pairing, rewards, config.judge.panel, result.votes
         )
         return result._replace(pairs=pairs, dropped=result.dropped + undecided)
 

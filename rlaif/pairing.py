@@ -101,6 +101,22 @@ def decide_by_rewards(comparison: Comparison, rewards: Rewards) -> Decision | Dr
     return Decision(ids[1], ids[2], 0.5 + lead / 2, False, (), rewards.verifiers, (), "verifier")
 
 
+def decide_by_votes(comparison: Comparison, votes: Sequence[str]) -> Decision | Dropped:
+    """What people say: ``votes`` ("a", "b", "tie", "both_bad"; at least one) count alike. The probability that a is
+    better is the share of the votes for a, a tie counting half: 1 where one person decided, 2/3 where two of three did.
+    Dropped where they are even, or where at least half call both bad.
+    """
+    ids = comparison.prompt.id, comparison.a.id, comparison.b.id
+    share = {choice: votes.count(choice) / len(votes) for choice in ("a", "tie", "both_bad")}
+    people = f"by people: {len(votes)} vote{'s' if len(votes) > 1 else ''}"
+    if share["both_bad"] >= 0.5:
+        return _drop(ids, "both_bad", people)
+    p_a = share["a"] + (share["tie"] + share["both_bad"]) / 2
+    if abs(2 * p_a - 1) <= _EPSILON:
+        return _drop(ids, "tie", people)
+    return Decision(ids[1], ids[2], p_a, False, (), "human", (), "human")
+
+
 def decide(
     comparison: Comparison, judgements: Sequence[Judgement], weights: Mapping[str, float], panel: Rule = "mean"
 ) -> Decision | Dropped:
@@ -138,16 +154,19 @@ def pair(
     config: PairingConfig,
     rewards: Rewards | None = None,
     panel: Rule = "mean",
+    votes: Mapping[tuple[str, str], Sequence[str]] | None = None,
 ) -> tuple[list[PreferencePair], list[Dropped]]:
     """The preference pairs of one prompt's comparisons: len(pairs) + len(dropped) == len(comparisons).
 
-    ``rewards``: decide where they differ, and judgements only where they do not."""
+    ``rewards``: decide where they differ, and judgements only where they do not. ``votes``: of people, by the ids of a
+    and b; they decide before either, and what they decided is taken before what they did not."""
     by_comparison: dict[tuple[str, str], list[Judgement]] = {(c.a.id, c.b.id): [] for c in comparisons}
     for j in judgements:
         by_comparison[j.a, j.b].append(j)
     decided, dropped = [], []
     for c in comparisons:
-        decision = decide_by_rewards(c, rewards) if rewards else None
+        said = votes.get((c.a.id, c.b.id)) if votes else None
+        decision = decide_by_votes(c, said) if said else decide_by_rewards(c, rewards) if rewards else None
         if decision is None:
             decision = decide(c, by_comparison[c.a.id, c.b.id], weights, panel)
         if isinstance(decision, Dropped):
@@ -189,6 +208,8 @@ def _select(
     eligible: Sequence[tuple[Comparison, Decision]], wins: Mapping[str, float], config: PairingConfig
 ) -> list[Decision]:
     decisions = [d for _, d in eligible]
+    if config.strategy != "all":
+        decisions = [d for d in decisions if d.source == "human"] or decisions
     if config.strategy == "all" or not decisions:
         return decisions
     if config.strategy == "margin":

@@ -24,6 +24,7 @@ from rlaif.engine.store import (
     check,
     connect,
     dump,
+    forget,
     from_json,
     load,
     pack,
@@ -115,8 +116,8 @@ class Ledger:
         """Open (or create) the ledger at ``path``, the SQLite file itself.
 
         Only one process may write: a second one gets an InputError that names the first. ``read_only`` takes no lock
-        and works beside a running writer. ``fresh`` first deletes what is there. Raises InputError for a file that is
-        no ledger or was written by a newer version.
+        and works beside a running writer. ``fresh`` first deletes what is there, but for people's votes. Raises
+        InputError for a file that is no ledger or was written by a newer version.
         """
         if read_only:
             return cls(path, check(path, connect(path, read_only=True)), None)
@@ -124,8 +125,7 @@ class Ledger:
         lock = RunLock(path)
         try:
             if fresh:
-                for suffix in ("", "-wal", "-shm"):
-                    Path(f"{path}{suffix}").unlink(missing_ok=True)
+                forget(path)
             return cls(path, check(path, connect(path), create=True), lock)
         except BaseException:
             lock.release()

@@ -45,6 +45,10 @@ class EmptyLedger(InputError):
     """A ledger to be read was begun and never made: a session was killed as it did so."""
 
 
+class DamagedLedger(ProviderError):
+    """SQLite finds the file damaged."""
+
+
 # --------------------------------------------------------------------------------------------------- rows as bytes
 
 
@@ -172,6 +176,41 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     return db
 
 
+def forget(path: Path) -> None:
+    """Make the ledger at ``path`` as if it had never been used, but for what people voted.
+
+    Where nobody did, the file goes. Where somebody did (they may have it open), it stays and is emptied."""
+    if not (path.is_file() and _holds_votes(path) and _emptied(path)):
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+def _holds_votes(path: Path) -> bool:
+    try:
+        with contextlib.closing(check(path, connect(path))) as db:
+            return bool(db.execute("SELECT 1 FROM sqlite_master WHERE name = 'votes'").fetchall())
+    except (InputError, DamagedLedger):  # not a ledger that we can read
+        return False
+
+
+def _emptied(path: Path) -> bool:
+    """Empty the tables of a run. False where the file is damaged."""
+    try:
+        with contextlib.closing(connect(path)) as db, transaction(db):
+            for (table,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+                if table not in _KEPT:
+                    db.execute(f"DELETE FROM {table}")
+    except sqlite3.Error as error:
+        problem = storage_error(path, error)
+        if not isinstance(problem, DamagedLedger):
+            raise problem from None
+        return False
+    return True
+
+
+_KEPT = {"meta", "votes", "voted", "sqlite_sequence"}
+
+
 def check(path: Path, db: sqlite3.Connection, *, create: bool = False) -> sqlite3.Connection:
     """``db``, known to be a ledger of a version we read; an empty file becomes one when ``create``."""
     try:
@@ -222,5 +261,5 @@ def storage_error(path: Path, error: sqlite3.Error) -> RlaifError:
     if code.startswith("SQLITE_FULL"):
         return ProviderError(f"{path}: the disk is full; free some space ({kept}).")
     if code.startswith("SQLITE_CORRUPT"):
-        return ProviderError(f"{path}: the file is damaged ({error}); restore it, or start anew with --fresh.")
+        return DamagedLedger(f"{path}: the file is damaged ({error}); restore it, or start anew with --fresh.")
     return ProviderError(f"{path}: cannot be written ({error}; {code}); {kept}.")
