@@ -1,6 +1,6 @@
 """Training: one file a method, behind `rlaif.training.check`; only ``trl_adapter/`` imports trl.
 
-``train_dpo`` and ``check_dpo`` are loaded when they are asked for: importing this package loads no torch.
+What it offers is loaded when it is asked for: importing this package loads no torch.
 """
 
 from importlib import import_module
@@ -10,14 +10,19 @@ if TYPE_CHECKING:
     from rlaif.training.check import CheckReport, check_dpo
     from rlaif.training.dpo import train_dpo
     from rlaif.training.folder import TrainResult
+    from rlaif.training.reward import check_reward, train_reward
+    from rlaif.training.reward_model import RewardModel
 
 _HOME = {
     "CheckReport": "rlaif.training.check",
     "check_dpo": "rlaif.training.check",
     "TrainResult": "rlaif.training.folder",
     "train_dpo": "rlaif.training.dpo",
+    "check_reward": "rlaif.training.reward",
+    "train_reward": "rlaif.training.reward",
+    "RewardModel": "rlaif.training.reward_model",
 }
-__all__ = ["CheckReport", "TrainResult", "check_dpo", "train_dpo"]
+__all__ = ["CheckReport", "RewardModel", "TrainResult", "check_dpo", "check_reward", "train_dpo", "train_reward"]
 
 
 def __getattr__(name: str) -> Any:

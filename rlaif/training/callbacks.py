@@ -5,6 +5,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from rlaif.training.diverged import StopWhenBroken
 from rlaif.training.folder import Progress, StopAsked
 from rlaif.training.plan import Plan
 
@@ -31,6 +32,8 @@ class Shown(TrainerCallback):  # type: ignore[misc]
             note = f"loss {self.last['loss']:.3f}"
             if "rewards/accuracies" in self.last:
                 note += f", {self.last['rewards/accuracies']:.0%} of pairs right"
+            elif "accuracy" in self.last:
+                note += f", {self.last['accuracy']:.0%} of pairs right"
             self.progress(state.global_step, state.max_steps, note)
 
 
@@ -55,4 +58,4 @@ class StopWhenAsked(TrainerCallback):  # type: ignore[misc]
 
 
 def make_callbacks(progress: Progress, plan: Plan, stop: StopAsked) -> list[TrainerCallback]:
-    return [Shown(progress, plan), StopWhenAsked(stop)]
+    return [Shown(progress, plan), StopWhenBroken(), StopWhenAsked(stop)]

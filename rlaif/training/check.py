@@ -164,7 +164,7 @@ def prepare(config: TrainDPOConfig) -> Prepared:
     machine = this_machine(config.device)
     plan = make_plan(config, facts, machine, train, evaluate)
     pairs, model, cost = (
-        _pairs_report(data, found, digest),
+        pairs_report(data, found, digest),
         _model_report(facts, tokens, found),
         cost_report(config, plan, machine),
     )
@@ -173,7 +173,7 @@ def prepare(config: TrainDPOConfig) -> Prepared:
         model=model,
         cost=cost,
         lines=[
-            *_pairs_lines(pairs),
+            *pairs_lines(pairs),
             *model_lines(model, "completions"),
             *cost_lines(cost, "pairs"),
             versions_line(versions),
@@ -199,6 +199,8 @@ def labelled(data: Preferences, labels: Literal["hard", "soft"]) -> str:
     soft labels where a pair has none: 1 would say that it is right for certain."""
     if labels == "hard":
         return data.digest
+    if all(pair.prob_chosen == 0.5 for pair in data.pairs):
+        raise InputError(f"{data.source}: every pair is a tie (prob_chosen 0.5); nothing to learn.")
     if lacking := [pair for pair in data.pairs if pair.prob_chosen is None]:
         raise InputError(
             f"{data.source}: {lacking[0].row} has no prob_chosen ({len(lacking)} of {len(data.pairs)} pairs have none);"
@@ -219,7 +221,7 @@ def installed() -> dict[str, str]:
         raise InputError(f"training needs {error.name}: run `pip install 'rlaif[train]'`.") from None
 
 
-def _pairs_report(data: Preferences, found: TokenizedPairs, digest: str) -> PairsReport:
+def pairs_report(data: Preferences, found: TokenizedPairs, digest: str) -> PairsReport:
     dropped = {str(reason): n for reason, n in data.dropped.items()}
     for late, n in found.dropped.items():
         dropped[late] = dropped.get(late, 0) + n
@@ -293,40 +295,69 @@ def _findings(
     plan: Plan,
 ) -> list[Finding]:
     findings: list[Finding] = []
-
-    def warn(text: str) -> None:
-        findings.append(Finding(level="warning", text=text))
-
-    def note(text: str) -> None:
-        findings.append(Finding(level="note", text=text))
-
     if found.cut:
-        warn(
-            f"{found.cut} pairs lose the end of a completion at max_length {config.max_length} (the longest has"
-            f" {found.longest} tokens): what is cut off is not learned, nor is the end."
+        findings.append(
+            warning(
+                f"{found.cut} pairs lose the end of a completion at max_length {config.max_length} (the longest has"
+                f" {found.longest} tokens): what is cut off is not learned, nor is the end."
+            )
         )
-    if facts.positions is not None and min(config.max_length, found.longest) > facts.positions:
-        warn(f"the model was made for {facts.positions} tokens; lower max_length to that.")
     if found.prompt_differs:
-        warn(
-            f"in {found.prompt_differs} pairs the prompt is rendered otherwise when an answer follows; the part that"
-            " differs is left out, so training sees another context than use."
+        findings.append(
+            warning(
+                f"in {found.prompt_differs} pairs the prompt is rendered otherwise when an answer follows; the part"
+                " that differs is left out, so training sees another context than use."
+            )
         )
-    share = found.end_learned / (2 * len(found.pairs))
+    findings += end_findings(found.end_learned / (2 * len(found.pairs)), "completions", tokens)
+    return [*findings, *pairs_findings(data, tokens, plan, facts, min(config.max_length, found.longest))]
+
+
+def warning(text: str) -> Finding:
+    return Finding(level="warning", text=text)
+
+
+def note(text: str) -> Finding:
+    return Finding(level="note", text=text)
+
+
+def end_findings(share: float, what: str, tokens: TokenizerFacts) -> list[Finding]:
+    """``share`` of ``what`` ("completions") that end where generation stops."""
     if share < 0.99:
-        warn(f"only {share:.0%} of completions end in a token that stops generation; the model may forget to stop.")
-    elif tokens.pad is None or tokens.pad == tokens.eos:
-        note(f"pad and eos are both {tokens.eos}; the loss goes by lengths, so the end of an answer is learned.")
+        return [
+            warning(f"only {share:.0%} of {what} end in a token that stops generation; the model may forget to stop.")
+        ]
+    if tokens.pad is None or tokens.pad == tokens.eos:
+        return [
+            note(f"pad and eos are both {tokens.eos}; the loss goes by lengths, so the end of an answer is learned.")
+        ]
+    return []
+
+
+def position_findings(facts: ModelFacts, longest: int) -> list[Finding]:
+    if facts.positions is not None and longest > facts.positions:
+        return [warning(f"the model was made for {facts.positions} tokens; lower max_length to that.")]
+    return []
+
+
+def pairs_findings(
+    data: Preferences, tokens: TokenizerFacts, plan: Plan, facts: ModelFacts, longest: int
+) -> list[Finding]:
+    """What is worth knowing about pairs, whatever learns from them. ``longest``: tokens of the longest text used."""
+    findings = position_findings(facts, longest)
     if data.format == "plain" and tokens.chat_template:
-        warn("the pairs are plain text, so the model's chat template is not used; a chat model expects it.")
+        findings.append(
+            warning("the pairs are plain text, so the model's chat template is not used; a chat model expects it.")
+        )
     longer = _longer_chosen(data.pairs)
     if not 0.3 <= longer <= 0.7 and len(data.pairs) >= 10:
         way = "longer" if longer > 0.5 else "shorter"
-        note(f"the {way} answer is the chosen one in {max(longer, 1 - longer):.0%} of pairs: length will be learned.")
+        share = max(longer, 1 - longer)
+        findings.append(note(f"the {way} answer is the chosen one in {share:.0%} of pairs: length will be learned."))
     if plan.steps < 10:
-        note(f"only {plan.steps} optimizer steps; more epochs or a smaller batch_size give more.")
+        findings.append(note(f"only {plan.steps} optimizer steps; more epochs or a smaller batch_size give more."))
     if data.implicit_prompt and data.format == "plain":
-        note("the prompt is what chosen and rejected begin with in common, up to a whole word.")
+        findings.append(note("the prompt is what chosen and rejected begin with in common, up to a whole word."))
     return findings
 
 
@@ -353,7 +384,7 @@ def show(report: CheckReport) -> None:
         console.print(f"[{colour}]{finding.level}[/]: {finding.text}")
 
 
-def _pairs_lines(data: PairsReport) -> list[tuple[str, str]]:
+def pairs_lines(data: PairsReport) -> list[tuple[str, str]]:
     dropped = ", ".join(f"{n} {reason}" for reason, n in data.dropped.items()) or "none"
     sides = {"prompt": data.prompt_tokens, "chosen": data.chosen_tokens, "rejected": data.rejected_tokens}
     tokens = "; ".join(f"{name} {spread(found)}" for name, found in sides.items())

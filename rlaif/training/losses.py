@@ -40,6 +40,7 @@ class SharedPromptRow:
     rejected one and every pair from the others. A completion's last token is left out, for it predicts nothing.
     ``predict_N``: where in the row each completion token is predicted; ``labels_N``: that token;
     ``completion_N``: which completion it belongs to, 2 * pair for chosen and 2 * pair + 1 for rejected.
+    ``ends_B2``: where in the row chosen and rejected end.
     """
 
     input_ids: torch.Tensor  # (1, T)
@@ -48,16 +49,20 @@ class SharedPromptRow:
     predict_N: torch.Tensor
     labels_N: torch.Tensor
     completion_N: torch.Tensor
+    ends_B2: torch.Tensor
 
 
-def share_prompts(pairs: Sequence[TokenPair]) -> SharedPromptRow:
-    """Lay out ``pairs`` for one forward pass that computes every prompt once."""
-    lengths = [len(p.prompt) + len(p.chosen) + len(p.rejected) - 2 for p in pairs]
+def share_prompts(pairs: Sequence[TokenPair], *, whole: bool = False) -> SharedPromptRow:
+    """Lay out ``pairs`` for one forward pass that computes every prompt once. ``whole``: with the last tokens, where
+    scores are read."""
+    left_out = 0 if whole else 1
+    lengths = [len(p.prompt) + len(p.chosen) + len(p.rejected) - 2 * left_out for p in pairs]
     ids: list[int] = []
     positions: list[int] = []
     predict: list[int] = []
     labels: list[int] = []
     completion: list[int] = []
+    ends: list[int] = []
     mask = torch.zeros(sum(lengths), sum(lengths), dtype=torch.bool)
     for i, pair in enumerate(pairs):
         start, prompt = len(ids), len(pair.prompt)
@@ -65,13 +70,14 @@ def share_prompts(pairs: Sequence[TokenPair]) -> SharedPromptRow:
         positions += range(prompt)
         mask[start : start + prompt, start : start + prompt] = _causal(prompt)
         for branch, tokens in enumerate((pair.chosen, pair.rejected)):
-            begin, inside = len(ids), len(tokens) - 1
-            ids += tokens[:-1]
+            begin, inside = len(ids), len(tokens) - left_out
+            ids += tokens[:inside]
             positions += range(prompt, prompt + inside)
             mask[begin : begin + inside, start : start + prompt] = True
             mask[begin : begin + inside, begin : begin + inside] = _causal(inside)
-            predict += [start + prompt - 1, *range(begin, begin + inside)]
+            predict += [start + prompt - 1, *range(begin, begin + len(tokens) - 1)]
             labels += tokens
+            ends.append(len(ids) - 1)
             completion += [2 * i + branch] * len(tokens)
     return SharedPromptRow(
         torch.tensor([ids]),
@@ -80,6 +86,7 @@ def share_prompts(pairs: Sequence[TokenPair]) -> SharedPromptRow:
         torch.tensor(predict),
         torch.tensor(labels),
         torch.tensor(completion),
+        torch.tensor(ends).view(-1, 2),
     )
 
 

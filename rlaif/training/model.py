@@ -5,7 +5,7 @@ is opened. Imports torch and transformers.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rlaif.config.train import LoraConfig
 from rlaif.embedded import resolve_model
@@ -56,28 +56,38 @@ def tokenizer_facts(tokenizer: Any, model_name: str) -> TokenizerFacts:
     )
 
 
-def model_facts(model_name: str, lora: LoraConfig | None) -> ModelFacts:
+Head = Literal["lm", "score"]  # what stands on the layers: next-token logits, or one score
+
+
+def model_facts(model_name: str, lora: LoraConfig | None, head: Head = "lm") -> ModelFacts:
     """Raises InputError when the model cannot be found, is no causal language model, or has no layers as named by
     ``lora.target_modules``."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     config = _load(model_name, "config")
+    if head == "score":
+        config.num_labels = 1
+    loader: Any = AutoModelForCausalLM if head == "lm" else AutoModelForSequenceClassification
     try:
         with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(config)
+            model: Any = loader.from_config(config)
     except (ValueError, ImportError) as error:
         raise InputError(f"{model_name}: is no language model that can be trained here ({_first(error)}).") from None
     parameters = sum(p.numel() for p in model.parameters())
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    outside = {id(w): w.numel() for w in (embedding.weight, getattr(head, "weight", embedding.weight))}
+    if head == "score" and not hasattr(model, "score"):
+        raise InputError(
+            f"{model_name}: {type(model).__name__} has no score head; take a decoder such as Llama or Qwen."
+        )
+    embedding, logits = model.get_input_embeddings(), model.get_output_embeddings()
+    outside = {id(w): w.numel() for w in (embedding.weight, getattr(logits, "weight", embedding.weight))}
     text = config.get_text_config()
     return ModelFacts(
         name=model_name,
         path=resolve_model(model_name),
         architecture=type(model).__name__,
         parameters=parameters,
-        trained=parameters if lora is None else _adapter_parameters(model, model_name, lora),
+        trained=parameters if lora is None else _adapter_parameters(model, model_name, lora, head),
         backbone=parameters - sum(outside.values()),
         layers=int(text.num_hidden_layers),
         hidden=int(text.hidden_size),
@@ -87,8 +97,9 @@ def model_facts(model_name: str, lora: LoraConfig | None) -> ModelFacts:
     )
 
 
-def adapter_config(lora: LoraConfig) -> Any:
-    """``lora`` as peft's LoraConfig for a causal language model."""
+def adapter_config(lora: LoraConfig, head: Head = "lm") -> Any:
+    """``lora`` as peft's LoraConfig. A score head is trained and saved with the adapter: peft alone leaves it as it
+    was drawn."""
     import peft
 
     return peft.LoraConfig(
@@ -96,11 +107,12 @@ def adapter_config(lora: LoraConfig) -> Any:
         lora_alpha=lora.alpha,  # any number, whatever its annotation says
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
-        task_type="CAUSAL_LM",
+        task_type="CAUSAL_LM" if head == "lm" else "SEQ_CLS",
+        modules_to_save=["score"] if head == "score" else None,
     )
 
 
-def _adapter_parameters(model: Any, model_name: str, lora: LoraConfig) -> int:
+def _adapter_parameters(model: Any, model_name: str, lora: LoraConfig, head: Head) -> int:
     import peft
     import torch
 
@@ -108,9 +120,9 @@ def _adapter_parameters(model: Any, model_name: str, lora: LoraConfig) -> int:
     if isinstance(lora.target_modules, list) and (unknown := [t for t in lora.target_modules if t not in named]):
         raise InputError(
             f"lora.target_modules: {model_name} has no linear layer {', '.join(unknown)};"
-            f" it has {', '.join(sorted(named - {'lm_head'}))}."
+            f" it has {', '.join(sorted(named - {'lm_head', 'score'}))}."
         )
-    adapted: Any = peft.get_peft_model(model, adapter_config(lora), low_cpu_mem_usage=True)
+    adapted: Any = peft.get_peft_model(model, adapter_config(lora, head), low_cpu_mem_usage=True)
     return sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
 

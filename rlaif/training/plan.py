@@ -112,10 +112,10 @@ def this_machine(wanted: Literal["auto", "cpu", "cuda"]) -> Machine:
 
 
 class Prompted(Protocol):
-    """A row with the token ids of its prompt."""
+    """A row that knows what prompt it belongs to, as token ids or as text."""
 
     @property
-    def prompt(self) -> tuple[int, ...]: ...
+    def prompt(self) -> tuple[int, ...] | str: ...
 
 
 P = TypeVar("P", bound=Prompted)

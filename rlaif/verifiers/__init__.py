@@ -29,6 +29,7 @@ VERIFIERS = {
     "sql": "rlaif.verifiers.sql:SqlVerifier",
     "reasoning_gym": "rlaif.verifiers.reasoning_gym:ReasoningGymVerifier",
     "judge": "rlaif.verifiers.judged:JudgeVerifier",
+    "reward_model": "rlaif.training.reward_model:RewardModelVerifier",
 }
 
 

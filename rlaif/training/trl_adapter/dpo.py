@@ -12,7 +12,6 @@ What it does otherwise than a plain ``DPOTrainer``, each for a reason:
 Not covered: several machines, DeepSpeed and FSDP.
 """
 
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,8 +24,9 @@ from torch.utils.data import Sampler
 from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
 
 from rlaif.config.train import TrainDPOConfig
-from rlaif.errors import InputError, QualityError
+from rlaif.errors import InputError
 from rlaif.hashing import uniform
+from rlaif.training.diverged import stop_if_diverged
 from rlaif.training.losses import SharedPromptRow, completion_logps, dpo_losses, share_prompts
 from rlaif.training.model import adapter_config
 from rlaif.training.plan import Plan
@@ -186,12 +186,7 @@ class PairTrainer(trl.DPOTrainer):  # type: ignore[misc]
             loss = self._pair_loss(model, inputs, prob_B)
         else:
             loss = super()._compute_loss(model, inputs, return_outputs)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise QualityError(
-                f"training diverged at step {self.state.global_step + 1}: the loss is {value};"
-                f" lower learning_rate (now {self.args.learning_rate:g}) and start over."
-            )
+        stop_if_diverged(loss, inputs, self.state.global_step + 1, self.args, self.processing_class)
         return loss
 
     def _pair_loss(self, model: Any, inputs: dict[str, Any], prob_B: torch.Tensor | None) -> torch.Tensor:
