@@ -6,6 +6,12 @@ import click
 
 # One command for each method of rlaif.training.methods, which is not imported for a help text.
 _HELP = {
+    "reward": """A reward model: one score for an answer, so that chosen answers score higher than rejected ones.
+
+    \b
+    Example:
+      rlaif train reward train.yaml --set data=runs/first --set eval_data=held_out.jsonl
+    """,
     "dpo": """Direct Preference Optimization: hold the model near itself, and prefer what the pairs prefer.
 
     \b

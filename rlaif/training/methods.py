@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rlaif.config.train import TrainConfig, TrainDPOConfig, TrainPPOConfig
+from rlaif.config.train import TrainConfig, TrainDPOConfig, TrainPPOConfig, TrainRewardConfig
 from rlaif.config.train.grpo import TrainGRPOConfig, TrainRLOOConfig
 from rlaif.training.check import CheckReport, check_dpo
 from rlaif.training.dpo import train_dpo
@@ -12,6 +12,7 @@ from rlaif.training.folder import TrainResult
 from rlaif.training.grpo import check_grpo, train_grpo
 from rlaif.training.ppo import train_ppo
 from rlaif.training.ppo_check import check_ppo
+from rlaif.training.reward import check_reward, train_reward
 from rlaif.training.rloo import check_rloo, train_rloo
 
 
@@ -25,6 +26,7 @@ class Method:
 
 
 METHODS = {
+    "reward": Method(TrainRewardConfig, check_reward, train_reward),
     "dpo": Method(TrainDPOConfig, check_dpo, train_dpo),
     "ppo": Method(TrainPPOConfig, check_ppo, train_ppo),
     "grpo": Method(TrainGRPOConfig, check_grpo, train_grpo),

@@ -4,5 +4,6 @@ from rlaif.config.train.base import LoraConfig, TrainConfig
 from rlaif.config.train.dpo import TrainDPOConfig
 from rlaif.config.train.elsewhere import replaced_key
 from rlaif.config.train.ppo import TrainPPOConfig
+from rlaif.config.train.reward import TrainRewardConfig
 
-__all__ = ["LoraConfig", "TrainConfig", "TrainDPOConfig", "TrainPPOConfig", "replaced_key"]
+__all__ = ["LoraConfig", "TrainConfig", "TrainDPOConfig", "TrainPPOConfig", "TrainRewardConfig", "replaced_key"]
