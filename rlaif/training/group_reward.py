@@ -45,12 +45,13 @@ class GroupReward:
         config: Node,
         tasks: Sequence[Task],
         *,
+        group_size: int,
         max_failed: float,
         max_flat: int | None,
         opened: Callable[[], CompositeReward] | None = None,
         samples: Path | None = None,
     ) -> None:
-        self.samples = samples
+        self.group_size, self.samples = group_size, samples
         self.asked: tuple[list[str], list[Task], list[int]] = ([], [], [])
         self.tasks, self.max_failed, self.max_flat = tasks, max_failed, max_flat
         self.monitor = PartsMonitor(max_infrastructure=1.0)  # here `max_failed` decides
@@ -84,17 +85,17 @@ class GroupReward:
 
     def prepare(self) -> None:
         """Check every task. Raises InputError for the first that is wrong, with how many are."""
-        wrong: list[tuple[int, TaskError]] = []
+        wrong: list[tuple[int, str]] = []
         for row, task in enumerate(self.tasks):
             try:
                 self.function.prepare([task])
             except TaskError as error:
-                wrong.append((row, error))
+                wrong.append((row, str(error)))
         if wrong:
-            row, error = wrong[0]
+            row, why = wrong[0]
             raise InputError(
                 f"{len(wrong)} of {len(self.tasks)} prompts have no task for the reward; the first is prompt {row + 1}"
-                f" ({str(self.tasks[row]['prompt'])[:60]!r}): {error}"
+                f" ({str(self.tasks[row]['prompt'])[:60]!r}): {why}"
             )
 
     def submit(self, rows: Sequence[int], completions: Sequence[Any], ids: Sequence[Sequence[int]]) -> None:
@@ -120,7 +121,7 @@ class GroupReward:
             self.example = scored.why if failed else self.example
         self._log(log_metric)
         if self.samples is not None and trainer_state is not None:
-            self._write_sample(trainer_state.global_step + 1, sum(one == row[0] for one in row))
+            self._write_sample(self.samples, trainer_state.global_step + 1)
         return [scored.value for scored in self.scored]
 
     def note_flat(self, flat: bool) -> None:
@@ -143,12 +144,11 @@ class GroupReward:
         )
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
-    def _write_sample(self, step: int, size: int) -> None:
-        texts, tasks, _ = self.asked
+    def _write_sample(self, samples: Path, step: int) -> None:
+        texts, tasks, size = self.asked[0], self.asked[1], self.group_size
         rewards = [scored.value for scored in self.scored[:size]]
         line = {"step": step, "prompt": tasks[0]["prompt"], "completions": texts[:size], "rewards": rewards}
-        assert self.samples is not None
-        with self.samples.open("a", encoding="utf-8") as file:
+        with samples.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def _asked(

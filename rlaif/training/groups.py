@@ -62,8 +62,7 @@ class PromptsReport(DataReport):
 
 
 class GroupCheck(CheckReport):
-    """What `rlaif train grpo --check` says. ``prompts_per_step`` x ``group_size`` completions in a step; ``completions``
-    in all."""
+    """What `rlaif train grpo --check` says. ``completions``: of all steps together."""
 
     data: PromptsReport
     model: str
@@ -170,6 +169,7 @@ def _train(
 ) -> Trained:
     from transformers import set_seed
 
+    from rlaif.training.diverged import StopWhenBroken
     from rlaif.training.trl_adapter.grpo import ShownGroups, StopBetweenRounds, make_trainer
 
     if prepared.plan.device == "cpu":
@@ -179,6 +179,7 @@ def _train(
     reward = GroupReward(
         config.reward,
         prepared.tasks,
+        group_size=config.group_size,
         max_failed=config.max_failed,
         max_flat=config.max_flat,
         opened=opened,
@@ -194,7 +195,11 @@ def _train(
         prepared.tokenizer,
         prepared.model_path,
         config.out / CHECKPOINTS,
-        [ShownGroups(progress, prepared.plan), StopBetweenRounds(stop, config.num_iterations, reward)],
+        [
+            StopWhenBroken(),
+            ShownGroups(progress, prepared.plan),
+            StopBetweenRounds(stop, config.num_iterations, reward),
+        ],
     )
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -327,6 +332,7 @@ def _check_reward(config: GroupConfig, tasks: Sequence[Task]) -> None:
     reward = GroupReward(
         config.reward,
         tasks,
+        group_size=config.group_size,
         max_failed=config.max_failed,
         max_flat=config.max_flat,
         opened=lambda: open_reward(config.reward),

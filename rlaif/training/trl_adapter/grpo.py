@@ -54,7 +54,7 @@ def make_trainer(
     model_path: str,
     checkpoints: Path,
     callbacks: Sequence[TrainerCallback],
-) -> "GroupTrainer":
+) -> "GRPOTrainer | RLOOTrainer":
     """A trainer ready for ``train()``. ``prompts``: messages, or text; the reward is told their places in this list.
     Raises InputError when the model cannot be loaded."""
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)  # TRL's own
@@ -63,7 +63,7 @@ def make_trainer(
     except (OSError, ValueError) as error:
         raise InputError(f"{model_path}: the model cannot be loaded ({str(error).splitlines()[0]}).") from None
     made, arguments = _OF[type(config)]
-    trainer: GroupTrainer = made(
+    trainer: GRPOTrainer | RLOOTrainer = made(
         plan=plan,
         config=config,
         reward=reward,
@@ -318,7 +318,7 @@ class GroupTrainer:
         if not math.isfinite(value):
             raise QualityError(
                 f"training diverged at step {self.state.global_step + 1}: the loss is {value}; lower learning_rate"
-                f" (now {self.args.learning_rate:g}) and start over, or go on from the last checkpoint."
+                f" (now {self.args.learning_rate:g}) and start over."
             )
         return loss
 
