@@ -228,7 +228,8 @@ class Learning:
         by_program = frozenset(id_ for id_, principle in by_id.items() if principle.check)
         choice = choose(votes, by_chance, by_program, config.keep)
         for c in candidates:
-            c.choosing, c.by_chance = figures(votes[c.principle.id], prompts), by_chance[c.principle.id]
+            c.choosing = figures(votes[c.principle.id], prompts, interval=False)
+            c.by_chance = by_chance[c.principle.id]
         best = [_best(c for c in candidates if bool(c.principle.check) == program) for program in (False, True)]
         measured = [p for id_, p in by_id.items() if id_ in choice.names or id_ in by_program or id_ in best]
         return await self._measure(judge, candidates, measured, choice, best)
@@ -262,8 +263,8 @@ class Learning:
         held = await self._votes(judge, [*measured, NONE], self.parts.held_out, "held-out tests")
         prompts = [p.comparison.prompt.id for p in self.parts.held_out]
         for c in candidates:
-            if c.principle.id in held:
-                c.held_out = figures(held[c.principle.id], prompts)
+            if (id_ := c.principle.id) in held:
+                c.held_out = figures(held[id_], prompts, interval=id_ in choice.names or id_ in best)
         whole = together([held[name] for name in choice.names])
         return Found(
             candidates=candidates,

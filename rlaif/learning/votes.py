@@ -27,7 +27,7 @@ from pydantic import Field
 
 from rlaif.config.base import Config
 from rlaif.hashing import derived_seed
-from rlaif.judging.agreement import Estimate, bootstrap
+from rlaif.judging.agreement import RESAMPLES, Estimate, bootstrap
 
 SHUFFLES = 999
 _EPSILON = 1e-9
@@ -47,7 +47,8 @@ class KeepRule(Config):
 @dataclass(frozen=True)
 class Figures:
     """``accuracy``: of the pairs it decides, the share it decides as the label; ``coverage``: of all pairs, the share
-    it decides. Both with a 95 % bootstrap interval over prompts. ``n``: pairs; ``unjudged`` of them have no verdict."""
+    it decides; both with a 95 % bootstrap interval over prompts where one was asked for. ``n``: pairs; ``unjudged`` of
+    them have no verdict."""
 
     n: int
     right: int
@@ -67,13 +68,14 @@ class Figures:
         }
 
 
-def figures(votes: Votes, prompts: Sequence[str]) -> Figures:
-    """``prompts``: the prompt of each pair; the pairs of one prompt are no independent evidence."""
+def figures(votes: Votes, prompts: Sequence[str], *, interval: bool = True) -> Figures:
+    """``prompts``: the prompt of each pair; the pairs of one prompt are no independent evidence. ``interval``: for what
+    is reported; where a principle was chosen for doing well its interval would say too much."""
     by_prompt: dict[str, Counter[str]] = {}
     for vote, prompt in zip(votes, prompts, strict=True):
         by_prompt.setdefault(prompt, Counter())[_said(vote)] += 1
     kinds = Counter((c["right"], c["wrong"], c.total()) for c in by_prompt.values())
-    found = bootstrap(kinds, _rates)
+    found = bootstrap(kinds, _rates, resamples=RESAMPLES if interval else 0)
     said = Counter(map(_said, votes))
     return Figures(len(votes), said["right"], said["wrong"], said["unjudged"], found["accuracy"], found["coverage"])
 

@@ -66,9 +66,9 @@ def _figures(f: Mapping[str, Any]) -> str:
     a, decided = f["accuracy"], f["right"] + f["wrong"]
     if a["value"] is None:
         return f"decides none of {f['pairs']} pairs"
-    interval = f"{_percent(a['low'])} to {_percent(a['high'])}"
+    interval = f" ({_percent(a['low'])} to {_percent(a['high'])})" if a["low"] is not None else ""
     missing = f", {f['unjudged']} without a verdict" if f["unjudged"] else ""
-    return f"{_percent(a['value'])} as labelled ({interval}) of the {decided} of {f['pairs']} pairs it decides{missing}"
+    return f"{_percent(a['value'])} as labelled{interval} of the {decided} of {f['pairs']} pairs it decides{missing}"
 
 
 def _percent(value: float) -> str:

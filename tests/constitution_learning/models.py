@@ -1,7 +1,7 @@
 """Models of known truth, for `scripted:tests.constitution_learning.models:NAME`.
 
-Responses are made of words that stand for properties ("warm", "dry", ...): which of them people prefer is planted in the
-data, not here. ``SENT`` keeps every request, in order.
+Responses are made of words that stand for properties ("warm", "dry", ...): which of them people prefer is planted in
+the data, not here. ``SENT`` keeps every request, in order.
 """
 
 import math
@@ -11,7 +11,7 @@ from rlaif.errors import ProviderError
 from rlaif.hashing import digest, uniform
 from rlaif.types import ChatReply, ChatRequest, TokenLogprobs
 
-PROPERTIES = ("warm", "dry", "plain", "ornate", "calm", "eager", "careful", "playful")
+PROPERTIES = ("warm", "dry", "plain", "careful")
 SENT: list[ChatRequest] = []
 
 
@@ -20,9 +20,9 @@ def question(name: str) -> str:
 
 
 def proposer(request: ChatRequest) -> str:
-    """Three of the properties, whatever is shown, and a line that is no question."""
+    """Two of the properties, whatever is shown, and a line that is no question."""
     SENT.append(request)
-    drawn = sorted(PROPERTIES, key=lambda name: uniform("propose", request.seed, name))[:3]
+    drawn = sorted(PROPERTIES, key=lambda name: uniform("propose", request.seed, name))[:2]
     return "Here is what I think:\n" + "\n".join(f"- {question(name)}" for name in drawn)
 
 
