@@ -14,6 +14,7 @@ The page is blind: until a reviewer has voted, the server tells neither which re
 any judge said. Left and right are drawn by a hash of the comparison and the reviewer.
 """
 
+import asyncio
 import hmac
 import json
 from collections.abc import Mapping
@@ -119,7 +120,7 @@ class Application:
         )
 
     async def page(self, request: Request) -> Response:
-        self.rows.refresh()
+        await self._reload()
         principles = sorted({p for item in self.rows.items for p in item.principles})
         outcomes = sorted({item.outcome for item in self.rows.items} - {"pair"})
         html = _template().render(
@@ -131,6 +132,16 @@ class Application:
             has_panel=len(self.rows.config.judge.models) > 1,
         )
         return Response(html, media_type="text/html")
+
+    async def _reload(self) -> None:
+        """Take in what the run has made since; the rows of an unfinished one are computed, which may take a while."""
+        old = self.rows
+        self.rows = await asyncio.to_thread(old.reloaded)
+        if self.rows is not old:
+            old.close()
+
+    def close(self) -> None:
+        self.rows.close()
 
     async def asset(self, request: Request) -> Response:
         name = request.path_params["name"]

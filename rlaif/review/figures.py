@@ -1,9 +1,11 @@
 """How far people agree with the judge, and with one another. Only blind votes count here.
 
 What people say of a comparison is compared with what all judges say of it together, as the judge card does: a tie of
-the judge counts one half against a decided vote, and no verdict is never right. "Both bad" is a tie here.
+the judge counts one half against a decided vote, and no verdict is never right. "Both bad" is a tie here. The interval
+of the rate is Wilson's (1927), which says something after one vote, too; that of kappa is the judge card's bootstrap.
 """
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
@@ -59,14 +61,24 @@ def report(items: Iterable[Item], book: VoteBook, reviewer: str) -> dict[str, An
 
 
 def _figures_with_intervals(kinds: Counter[tuple[Choice, Label]]) -> dict[str, Any]:
-    made: dict[str, Any] = {"votes": kinds.total()}
-    for name, estimate in (bootstrap(kinds, _figures, resamples=RESAMPLES) if kinds else {}).items():
-        made |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    votes = kinds.total()
+    made: dict[str, Any] = {"votes": votes}
+    if votes:
+        rate = sum(agreement(judge, label) * n for (judge, label), n in kinds.items()) / votes
+        low, high = wilson(rate, votes)
+        kappa = bootstrap(kinds, _kappa, resamples=RESAMPLES)["kappa"]
+        made |= {"rate": rate, "rate_low": low, "rate_high": high}
+        made |= {"kappa": kappa.value, "kappa_low": kappa.low, "kappa_high": kappa.high}
     return made
 
 
-def _figures(kinds: Mapping[tuple[Choice, Label], float]) -> dict[str, float | None]:
-    total = sum(kinds.values())
+def _kappa(kinds: Mapping[tuple[Choice, Label], float]) -> dict[str, float | None]:
     table: dict[tuple[Hashable, Hashable], float] = dict(kinds.items())
-    rate = sum(agreement(judge, label) * n for (judge, label), n in kinds.items()) / total
-    return {"rate": rate, "kappa": kappa_of(table)}
+    return {"kappa": kappa_of(table)}
+
+
+def wilson(rate: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """The Wilson score interval of a share ``rate`` of ``n`` (95 % by default)."""
+    middle = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)

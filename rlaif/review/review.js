@@ -114,7 +114,8 @@ function show(comparison) {
   shown = comparison;
   at("comparison").hidden = !comparison;
   at("empty").hidden = Boolean(comparison);
-  for (const button of document.querySelectorAll("[data-vote]")) button.disabled = !comparison;
+  const voted = comparison && comparison.vote && comparison.vote !== "skip";
+  for (const button of document.querySelectorAll("[data-vote]")) button.disabled = !comparison || voted;
   if (!comparison) return;
   fill(at("prompt"), ...comparison.prompt.map(turn));
   fill(at("questions"), ...comparison.questions.map((q) => make("span", "", q)));
@@ -126,7 +127,9 @@ function show(comparison) {
     fill(card.querySelector(".tags"), ...tags(comparison, side));
     if (!same) text.scrollTop = 0;
   }
-  at("revealed").hidden = !comparison.revealed;
+  at("comparison").classList.toggle("open", Boolean(comparison.revealed));
+  at("verdict").hidden = at("revealed").hidden = !comparison.revealed;
+  fill(at("verdict"), ...(comparison.revealed ? verdict(comparison) : []));
   fill(at("revealed"), ...(comparison.revealed ? reveal(comparison) : []));
   document.querySelector("[data-vote=reveal]").disabled = Boolean(comparison.revealed);
   if (!same) at("comparison").scrollTop = 0;
@@ -149,24 +152,20 @@ function tags(comparison, side) {
 }
 
 function reveal(comparison) {
-  const { vote: own, revealed } = comparison;
-  return [verdict(own, revealed), fate(comparison), others(revealed), judgements(revealed), ...evidence(revealed)];
+  const { revealed } = comparison;
+  return [fate(comparison), others(revealed), judgements(revealed), ...evidence(revealed)];
 }
 
-function verdict(own, revealed) {
-  const line = make("p", "line");
-  if (revealed.judge === null) return fill(line, document.createTextNode("No judge was asked about these two."));
-  const said = own === "both_bad" ? "tie" : own;
-  if (own && own !== "skip") {
-    line.append(make("span", said === revealed.judge ? "agree" : "differ", said === revealed.judge ? "You agree with the judge: " : "You differ from the judge: "));
-  } else {
-    line.append("The judge: ");
-  }
-  line.append(WORDS[revealed.judge]);
-  if (revealed.p_left !== null) line.append(`, probability that left is better ${decimal(revealed.p_left)}`);
-  if (revealed.opposed) line.append("; it chose differently in its two orders");
-  if (revealed.split) line.append("; the judges disagree");
-  return line;
+function verdict({ vote: own, revealed }) {
+  if (revealed.judge === null) return [make("span", "", "No judge was asked about these two.")];
+  const agrees = (own === "both_bad" ? "tie" : own) === revealed.judge;
+  let told = WORDS[revealed.judge];
+  if (revealed.p_left !== null) told += `, probability that left is better ${decimal(revealed.p_left)}`;
+  if (revealed.opposed) told += "; it chose differently in its two orders";
+  if (revealed.split) told += "; the judges disagree";
+  const opening = !own || own === "skip" ? make("span", "", "The judge: ")
+    : agrees ? make("span", "agree", "You agree with the judge: ") : make("span", "differ", "You differ from the judge: ");
+  return [opening, make("span", "", told)];
 }
 
 function fate({ blind, vote: own, revealed }) {

@@ -78,22 +78,11 @@ class Rows:
         self._weights: Mapping[str, float] = defaultdict(lambda: 1.0)
         self.questions: dict[str, str] = {}
         self._read_constitution()
+        self._stamp = self._stamp_now()
+        self.finished = all((run / f"{name}.jsonl").exists() for name in ROWS)
+        self._folder = run
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._stamp: tuple[Any, ...] = ()
-        self.items: list[Item] = []
-        self.by_key: dict[str, Item] = {}
-        self.finished = False
-        self.refresh()
-
-    def refresh(self) -> bool:
-        """Read the folder again where it changed. Whether it did."""
-        stamp = self._stamp_now()
-        if stamp == self._stamp:
-            return False
-        self.finished = all((self.run / f"{name}.jsonl").exists() for name in ROWS)
-        if self.finished:
-            self._folder = self.run
-        else:
+        if not self.finished:
             self._temporary = tempfile.TemporaryDirectory(prefix="rlaif-review-")
             self._folder = Path(self._temporary.name)
             recall(self.config, self._folder)
@@ -106,8 +95,15 @@ class Rows:
             found.setdefault(item.subject.key, item)  # two samples of one text make the same comparison twice
         self.items = sorted(found.values(), key=lambda item: item.subject.key)
         self.by_key = {item.subject.key: item for item in self.items}
-        self._stamp = stamp
-        return True
+
+    def reloaded(self) -> "Rows":
+        """The folder read again where it changed, else this."""
+        return self if self._stamp == self._stamp_now() else Rows(self.run)
+
+    def close(self) -> None:
+        """Remove what was written for an unfinished run."""
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
     def texts(self, item: Item) -> Texts:
         """The comparison as it is kept with a vote."""

@@ -1,5 +1,6 @@
 """Serving the page, on this machine alone."""
 
+import os
 import secrets
 import socket
 from collections.abc import Iterator
@@ -66,13 +67,16 @@ def open_review(run: Path, *, reviewer: str = "reviewer", host: str = "127.0.0.1
     with ExitStack() as stack:
         rows = Rows(run)
         if not rows.items:
+            rows.close()
             raise InputError(f"{run}: holds no comparison of two different samples, so there is nothing to review.")
         bound = stack.enter_context(_bound(host, port))
         votes = stack.enter_context(VoteTable(run / LEDGER))
         token, port = secrets.token_urlsafe(24), bound.getsockname()[1]
         name = f"[{host}]" if ":" in host else host
         names = {name, "localhost", "[::1]" if ":" in host else "127.0.0.1"}
-        app = Guard(Application(rows, votes, reviewer).asgi(), token, frozenset(f"{n}:{port}" for n in names))
+        application = Application(rows, votes, reviewer)
+        stack.callback(application.close)
+        app = Guard(application.asgi(), token, frozenset(f"{n}:{port}" for n in names))
         yield Review(f"http://{name}:{port}/{token}/", len(rows.items), votes, app, bound)
 
 
@@ -81,5 +85,5 @@ def _bound(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=_LOOPBACK[host])
     except OSError as error:
         raise InputError(
-            f"--port {port}: cannot be used on {host} ({error.strerror}); choose another or leave it out."
+            f"--port {port}: cannot be used on {host} ({os.strerror(error.errno or 0)}); choose another."
         ) from None

@@ -1,7 +1,8 @@
 """A small run with known judges to review, and the page over HTTP as the browser asks for it."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,15 @@ import httpx2
 from rlaif.review import Review, open_review
 from tests import running
 
-PROMPTS = [f"Question {i}: which, <b>why</b> & how?" for i in range(6)]
+PROMPTS = [f"Question {i}: which, <b>why</b> & how?" for i in range(4)]
+
+ALL: dict[str, Any] = {"pairing": {"strategy": "all"}, "policy_settings": {"n": 3}}
+COMPARISONS = 3 * len(PROMPTS)
 
 
 def made(folder: Path, **other: Any) -> Path:
     """A finished run, all of whose comparisons are pairs where the judge decides."""
-    running.run(folder, PROMPTS, **({"pairing": {"strategy": "all"}} | other))
+    running.run(folder, PROMPTS, **(ALL | other))
     return folder / "run"
 
 
@@ -55,13 +59,8 @@ class Page:
 @asynccontextmanager
 async def page(run: Path, reviewer: str = "anna") -> AsyncIterator[Page]:
     """Without a server: the application answers in this process."""
-    with opened(run, reviewer) as review:
+    with ExitStack() as stack:
+        review = await asyncio.to_thread(stack.enter_context, open_review(run, reviewer=reviewer))
         transport = httpx2.ASGITransport(app=review.app)
         async with httpx2.AsyncClient(transport=transport, base_url=review.url) as client:
             yield Page(review, client)
-
-
-@contextmanager
-def opened(run: Path, reviewer: str = "anna") -> Iterator[Review]:
-    with open_review(run, reviewer=reviewer) as review:
-        yield review
