@@ -21,7 +21,7 @@ from rlaif.hashing import digest, uniform
 from rlaif.shipped import shipped
 from rlaif.types import Constitution, Principle, Prompt, Text
 
-TEXTS = ("compare", "opposite", "critique", "revise")  # the keys of a principle that a model reads
+TEXTS = ("compare", "opposite", "ask", "critique", "revise")  # the keys of a principle that a model reads
 LONG_TEXT = 1000  # characters, about 250 tokens, paid again with every judgement
 NEAR_DUPLICATE = 0.9  # share of words in common, in order
 

@@ -191,7 +191,8 @@ class Check(Row):
 class Principle(Row):
     """One rule of a constitution. ``compare`` asks which of two responses follows it better; ``critique`` and
     ``revise`` are instructions about one response; ``check`` lets a program decide instead of a model.
-    ``opposite``: the question that the opposite of ``compare`` would ask (for judging by likelihood).
+    ``opposite``: the question that the opposite of ``compare`` would ask (for judging by likelihood). ``ask``: the same
+    of one response, to be answered by yes or no (for `type: yes_no`).
     ``applies_to``: metadata keys of a prompt and the value, or list of values, that each must have."""
 
     id: Identifier
@@ -199,6 +200,7 @@ class Principle(Row):
     critique: Text | None = None
     revise: Text | None = None
     opposite: Text | None = None
+    ask: Text | None = None
     check: Check | None = None
     weight: float = Field(1.0, gt=0, strict=True)
     applies_to: dict[str, Any] = {}
@@ -218,6 +220,8 @@ class Principle(Row):
             raise ValueError("a principle needs at least one of compare, check, critique, revise")
         if self.opposite and not self.compare:
             raise ValueError("opposite is the opposite of compare, which is missing; write compare as well")
+        if self.ask and not self.compare:
+            raise ValueError("ask puts compare to one response, and compare is missing; write it as well")
         return self
 
 

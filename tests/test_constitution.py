@@ -109,7 +109,7 @@ def test_a_file_becomes_a_constitution(tmp_path: Path) -> None:
         (principles("  - id: a\n    compare: [q]\n"), ["c.yaml:4: principles.0.compare: expected text."]),
         (principles("  - just text\n"),
          ["c.yaml:3: principles.0: expected keys and values"
-          " (applies_to, check, compare, critique, id, opposite, revise, weight) (found 'just text')."]),
+          " (applies_to, ask, check, compare, critique, id, opposite, revise, weight) (found 'just text')."]),
         (principles("  - id: a\n    check:\n      regex: '(?=x)'\n"),
          ["c.yaml:5: principles.0.check.regex: the regex '(?=x)' is not valid: invalid perl operator: (?="
           " (RE2 syntax: no look-around, no back references)."]),

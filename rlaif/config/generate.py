@@ -43,6 +43,7 @@ class JudgeConfig(Config):
     once, each group shown in two opposite orders, ``rounds`` times. "likelihood" asks nothing: it compares how likely a
     response is under the principle and under its opposite (local, vllm and scripted models only); ``length``: the "sum"
     of a response's token log-probs, or their "mean"; ``scale``: what a difference is divided by before it becomes odds.
+    "yes_no" shows each by itself as an answer of the judge's own and asks whether it was good: the log-odds of yes.
 
     ``orders``: "both" shows each pair twice, exchanged, and averages (a position preference cancels); "one" shows it
     once in an order drawn by hash, at half the price; "auto" shows it a second time only where the first verdict's
@@ -66,7 +67,7 @@ class JudgeConfig(Config):
     the labels is less.
     """
 
-    type: Literal["pairwise", "score", "rubric", "ranking", "likelihood"] = "pairwise"
+    type: Literal["pairwise", "score", "rubric", "ranking", "likelihood", "yes_no"] = "pairwise"
     rubric: Literal["principles", "generated"] = "principles"
     group: int = Field(8, ge=2, le=26)
     rounds: int = Field(1, ge=1, le=16)  # of a tournament, where there are more completions than a group: better 3
@@ -123,6 +124,8 @@ class JudgeConfig(Config):
         if self.type == "likelihood" and (self.rationale or self.labels not in ("auto", "logprob")):
             key = "rationale" if self.rationale else "labels"
             raise ValueError(f"with type: likelihood nothing is asked, so there is nothing for {key}; remove it")
+        if self.type == "yes_no" and self.labels not in ("auto", "logprob"):
+            raise ValueError(f"type: yes_no reads the probabilities of yes and no; labels: {self.labels} gives none")
         if self.type != "likelihood" and (self.length, self.scale) != ("sum", 1.0):
             raise ValueError("length and scale are for type: likelihood; remove them or set the type")
         if self.many_answers and self.labels == "logprob":
@@ -151,7 +154,7 @@ class JudgeConfig(Config):
     @property
     def pointwise(self) -> bool:
         """Whether each completion is judged by itself."""
-        return self.type in ("score", "rubric", "likelihood")
+        return self.type in ("score", "rubric", "likelihood", "yes_no")
 
 
 _PAIRWISE: dict[str, Any] = {"orders": "both", "calibrate": "none", "clamp": False, "ties": False, "both_bad": False}

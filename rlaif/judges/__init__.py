@@ -6,6 +6,7 @@ One file a mode, all with the same rows:
     score       one is shown, how good is it, 1 to 10?     the expectation over the grades' probabilities
     ranking     several are shown, in which order?         in opposite orders; a tournament where they are many
     rubric      one is shown, does it do each thing?       yes, partly or no, weighted
+    yes_no      one is shown, does it do each thing?       the log-odds of yes, as about an answer of the model's own
     likelihood  nothing is asked: how likely is it         under the principle, against under its opposite
 """
 
@@ -23,6 +24,7 @@ from rlaif.judges.program import judge_by_check
 from rlaif.judges.ranking import RankingJudge
 from rlaif.judges.rubric import RubricJudge
 from rlaif.judges.score import ScoreJudge
+from rlaif.judges.yes_no import YesNoJudge
 from rlaif.panel import PROGRAM, is_clear
 from rlaif.templates import Template
 from rlaif.types import Comparison, Constitution, Judgement, Principle
@@ -50,6 +52,7 @@ MODES: dict[str, Callable[[Client, JudgeConfig, How], Judge]] = {
     "rubric": RubricJudge,
     "ranking": RankingJudge,
     "likelihood": LikelihoodJudge,
+    "yes_no": YesNoJudge,
 }
 
 
