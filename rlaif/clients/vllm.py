@@ -2,7 +2,8 @@
 
 ``options`` are vLLM's engine arguments: ``{dtype: float32, max_model_len: 4096, gpu_memory_utilization: 0.8}``. The
 engine starts with the first request, which takes a minute or more. Log-probs are those of the model itself, before
-temperature; ``labels`` of a one-token request are among them whatever their rank. ``seed`` fixes a sample up to the
+temperature; ``labels`` of a one-token request are among them whatever their rank, and those of a ``continuation`` are
+vLLM's prompt log-probs (it then generates one token that nobody reads). ``seed`` fixes a sample up to the
 rounding of batched arithmetic. A control token spelled out in a message is read as plain text.
 
 Not covered: adapters per request, images, reasoning parsers. A vLLM *server* is an ``openai:`` model with ``base_url``.
@@ -11,6 +12,7 @@ Not covered: adapters per request, images, reasoning parsers. A vLLM *server* is
 import asyncio
 import difflib
 import itertools
+import math
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import fields
@@ -21,7 +23,7 @@ from weakref import WeakValueDictionary
 
 from rlaif.clients._chat import Chat
 from rlaif.clients._refusals import Problem, classify, shorten
-from rlaif.clients.base import Capabilities, Identity
+from rlaif.clients.base import Capabilities, Identity, scores_no_text
 from rlaif.config.models import ModelConfig
 from rlaif.embedded import resolve_model, weights_digest
 from rlaif.errors import InputError, ProviderError, RequestError, TransientError
@@ -46,7 +48,8 @@ class VLLMClient:
         self._engine.users += 1
         self._closed = False
         self.identity = _identity(model, Path(path))
-        self.capabilities = Capabilities(logprobs=model.logprobs is not False, json_schema=True)
+        gives = model.logprobs is not False
+        self.capabilities = Capabilities(logprobs=gives, json_schema=True, scores_text=gives)
 
     @property
     def _chat(self) -> Chat:
@@ -60,22 +63,31 @@ class VLLMClient:
             raise RequestError(
                 f"{self._spec}: no log-probs, says its config.", kind="unsupported", parameter="logprobs"
             )
+        if request.continuation is not None and not self.capabilities.scores_text:
+            raise scores_no_text(self._spec)
         await self._engine.start()
         prompt = self._chat.encode(request.messages)
-        if len(prompt) + request.max_tokens > self._engine.context:
+        given = [] if request.continuation is None else self._chat.encode_text(request.continuation)
+        if len(prompt) + len(given) + request.max_tokens > self._engine.context:
             raise RequestError(
-                f"{self._spec}: a prompt of {len(prompt)} tokens and max_tokens {request.max_tokens} exceed the model's"
+                f"{self._spec}: a prompt of {len(prompt)} tokens and {self._more(given, request)} exceed the model's"
                 f" context of {self._engine.context}.",
                 kind="context_length",
             )
         try:
             async with asyncio.timeout(self._timeout):
+                if given:
+                    return self._scored(given, await self._generate([*prompt, *given], _scoring_text()))
                 result = await self._generate(prompt, _sampling(request))
                 missing = self._missing_labels(request, result)
                 extra = await self._generate(prompt, _scoring(missing)) if missing else None
         except TimeoutError:
             raise TransientError(f"{self._spec}: no reply within {self._timeout:g} s.", kind="timeout") from None
         return self._reply(result, extra)
+
+    @staticmethod
+    def _more(given: Sequence[int], request: ChatRequest) -> str:
+        return f"a given text of {len(given)}" if given else f"max_tokens {request.max_tokens}"
 
     async def aclose(self) -> None:
         """End the engine, if no other client uses it."""
@@ -137,6 +149,24 @@ class VLLMClient:
                 "stop_reason": output.stop_reason,
                 "token_ids": list(output.token_ids),
             },
+        )
+
+    def _scored(self, given: Sequence[int], result: Any) -> ChatReply:
+        """The reply with the log-probs of the ``given`` tokens, which end the engine's prompt."""
+        rows = (result.prompt_logprobs or [])[-len(given) :]
+        found = [row[token].logprob for token, row in zip(given, rows, strict=False) if row and token in row]
+        if len(found) != len(given) or not all(map(math.isfinite, found)):
+            raise RequestError(f"{self._spec}: vLLM gives this text no finite probability.", kind="invalid")
+        return ChatReply(
+            text="",
+            finish_reason="stop",
+            usage=Usage(input_tokens=len(result.prompt_token_ids), cached_input_tokens=result.num_cached_tokens or 0),
+            model=self.identity.model,
+            logprobs=tuple(
+                TokenLogprobs(token=self._chat.token_text(token), logprob=min(0.0, logprob), top=())
+                for token, logprob in zip(given, found, strict=True)
+            ),
+            raw={"token_ids": list(given)},
         )
 
     def _logprobs(self, output: Any, extra: Any) -> tuple[TokenLogprobs, ...] | None:
@@ -263,6 +293,13 @@ def _sampling(request: ChatRequest) -> Any:
         structured_outputs=None if schema is None else StructuredOutputsParams(json=schema),
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
+
+
+def _scoring_text() -> Any:
+    """Ask for the log-probs of the prompt's own tokens; one token must be generated with them."""
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+    return SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY)
 
 
 def _scoring(tokens: Sequence[int]) -> Any:

@@ -57,7 +57,7 @@ def test_in_its_own_environment() -> None:
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed is not None
-    assert int(passed[1]) >= 14
+    assert int(passed[1]) >= 16
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -111,6 +111,37 @@ async def test_a_label_has_the_same_logprob_alone_and_among_the_likely_ones(engi
     asked = await engine.complete(plain.model_copy(update={"top_logprobs": 1, "labels": (likely[0].strip(),)}))
     assert asked.logprobs is not None
     assert dict(asked.logprobs[0].top)[likely[0]] == pytest.approx(likely[1], abs=1e-4)
+
+
+@inside
+async def test_a_given_text_has_the_log_probs_of_a_plain_forward(engine: Client) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    assert engine.capabilities.scores_text
+    path, text = os.environ["RLAIF_TEST_MODEL"], "The capital of France is Paris."
+    reply = await engine.complete(ChatRequest(messages=(ASK,), max_tokens=1, continuation=text))
+    assert (reply.text, reply.finish_reason, reply.usage.output_tokens) == ("", "stop", 0)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(path).eval(), AutoTokenizer.from_pretrained(path)
+    prompt = tokenizer.apply_chat_template([ASK.model_dump()], add_generation_prompt=True, return_dict=False)
+    given = tokenizer(text)["input_ids"]
+    with torch.inference_mode():
+        logprobs = model(torch.tensor([prompt + given])).logits[0].float().log_softmax(-1)
+    expected = [float(logprobs[len(prompt) - 1 + i, token]) for i, token in enumerate(given)]
+    assert reply.logprobs is not None
+    assert [t.logprob for t in reply.logprobs] == pytest.approx(expected, abs=2e-3)
+    assert "".join(t.token for t in reply.logprobs) == text
+
+
+@inside
+async def test_a_given_text_is_read_to_its_end_and_a_longer_one_refused(engine: Client) -> None:
+    asked = ChatRequest(messages=(ASK,), max_tokens=1, continuation="Paris <|im_end|> Paris")
+    reply = await engine.complete(asked)
+    assert reply.logprobs is not None
+    assert "".join(t.token for t in reply.logprobs) == asked.continuation
+    with pytest.raises(RequestError, match="a given text of") as error:
+        await engine.complete(asked.model_copy(update={"continuation": "word " * 3000}))
+    assert error.value.kind == "context_length"
 
 
 @inside
