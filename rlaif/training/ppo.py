@@ -18,6 +18,7 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,8 @@ from rlaif.training.folder import (
     in_one_piece,
     train_in_folder,
 )
-from rlaif.training.ppo_check import PPOPlan, PreparedPPO, Task, minibatches, order, prepare_ppo
-from rlaif.training.ppo_reward import Answers, FailureLimit, Scorer, TextReward
-from rlaif.training.reward_functions import RewardFunction
-from rlaif.verifiers import task_of
+from rlaif.training.ppo_check import PreparedPPO, minibatches, order, prepare_ppo
+from rlaif.training.ppo_reward import Answers, FailureLimit, TextReward, open_text_reward
 
 STATE, NUMBERS, BROKEN = "state.pt", "trainer_state.json", "failed_batch.jsonl"
 
@@ -59,35 +58,20 @@ def train_ppo(
 
     Raises InputError for what `check_ppo` refuses, a wrong reward or task, a folder made with another config or other
     data, and an unfinished one without ``resume``; QualityError when too many completions have no reward or the loss is
-    no longer a number; ProviderError when a judge's provider refuses or the disk is full; KeyboardInterrupt after
+    no longer a number; ProviderError when a judge's provider refuses, ``max_cost`` is reached or the disk is full
+    (after any of these, ``resume`` goes on); KeyboardInterrupt after
     Ctrl-C, once the step in progress is done and its checkpoint written.
     """
     prepared = prepare_ppo(config)
-    reward = open_text_reward(config, prepared.tasks)
-    try:
-        on_check(prepared.report)
+    on_check(prepared.report)
 
-        def train(checkpoint: Path | None, stop: StopAsked) -> Trained:
+    def train(checkpoint: Path | None, stop: StopAsked) -> Trained:
+        with ExitStack() as stack:
+            reward = open_text_reward(config, stack)
             return _train(config, prepared, reward, checkpoint, stop, progress)
 
-        manifest = prepared.report.manifest("train ppo", config)
-        return train_in_folder(config, manifest, train, steps=config.steps, resume=resume)
-    finally:
-        reward.close()
-
-
-def open_text_reward(config: TrainPPOConfig, tasks: Sequence[Task]) -> TextReward:
-    """The reward of a config. Raises InputError, TaskError for a task that no verifier of it can decide about."""
-    function = None
-    if config.reward is not None:
-        function = RewardFunction(config.reward, name="reward")
-        function.prepare([task_of(task.prompt) for task in tasks])
-    model: Scorer | None = None
-    if config.reward_model is not None:
-        from rlaif.training.reward_model import RewardModel
-
-        model = RewardModel.load(config.reward_model.path)
-    return TextReward(function, model, config.reward_model)
+    manifest = prepared.report.manifest("train ppo", config)
+    return train_in_folder(config, manifest, train, steps=config.steps, resume=resume)
 
 
 def _train(
@@ -129,8 +113,7 @@ def _train(
     def save_adapter(folder: Path) -> None:
         models.policy.save_pretrained(folder)
 
-    monitor = reward.function.monitor.report() if reward.function is not None else None
-    facts = {"curve": trainer.curve, "reward": monitor}
+    facts = {"curve": trainer.curve, **reward.report()}
     return Trained(save_model, save_adapter if config.lora else None, facts)
 
 
@@ -229,17 +212,17 @@ class PPOTrainer:
                 temperature=config.temperature,
             )
         texts = [self._text(s.ids, s.ended) for s in sampled]
-        answers = Answers([task.prompt for task in each], texts, [s.ids for s in sampled])
+        answers = Answers([task.prompt for task in each], texts, [len(s.ids) for s in sampled])
         self.reward.submit(answers)
         prompts, completions = [task.ids for task in each], [s.ids for s in sampled]
         logps_BT, reference_BT, values_BT, entropy_BT, mask_BT = self._look(prompts, completions)
         try:
             rewards = self.reward.score(answers)
-            self.failures.add(rewards)
+            self.failures.add(self.reward.failed, len(rewards), self.reward.example)
         except RlaifError:
             self.reward.load_state(before)
             raise
-        metrics = _about_all(rewards, sampled, texts) | self.reward.parts_means()
+        metrics = _about_all(rewards, sampled, texts) | self.reward.parts
         metrics["sampler_gap"] = max(
             (abs(a - b) for i, s in enumerate(sampled) for a, b in zip(s.logps, logps_BT[i].tolist(), strict=False)),
             default=0.0,
@@ -527,4 +510,4 @@ def _note(metrics: dict[str, float]) -> str:
     return f"reward {metrics['reward']:.3f}, KL {metrics.get('kl', 0.0):.2f}, {metrics['length_mean']:.0f} tokens"
 
 
-__all__ = ["PPOPlan", "PPOTrainer", "Rollout", "open_text_reward", "train_ppo"]
+__all__ = ["PPOTrainer", "Rollout", "train_ppo"]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from rlaif.config.base import Config
@@ -24,6 +25,7 @@ from rlaif.training.check import (
     spread,
     versions_line,
 )
+from rlaif.training.group_reward import has_judge
 from rlaif.training.model import ModelFacts, TokenizerFacts, load_tokenizer, model_facts, tokenizer_facts
 from rlaif.training.plan import (
     Load,
@@ -38,6 +40,8 @@ from rlaif.training.plan import (
     start_notes,
     this_machine,
 )
+from rlaif.training.ppo_reward import check_reward
+from rlaif.training.reward_model import model_folder
 from rlaif.types import Prompt
 
 _GB = 10**9
@@ -46,7 +50,7 @@ _SAMPLING = 0.25  # of the arithmetic speed of training: a token at a time reads
 
 
 class PromptsReport(DataReport):
-    """``rows`` = ``prompts`` + ``too_long`` (longer than max_prompt_tokens)."""
+    """``rows`` = ``prompts`` + ``too_long`` (longer than max_prompt)."""
 
     prompts: int
     too_long: int
@@ -138,12 +142,13 @@ def prepare_ppo(config: TrainPPOConfig) -> PreparedPPO:
     tokens = tokenizer_facts(tokenizer, config.model_name)
     facts = model_facts(config.model_name, config.lora)
     every = [Task(p, prompt_ids(p, tokenizer, tokens, config.model)) for p in prompts]
-    tasks = [task for task in every if len(task.ids) <= config.max_prompt_tokens]
+    tasks = [task for task in every if len(task.ids) <= config.max_prompt]
     if not tasks:
         raise InputError(
-            f"{config.data}: every prompt is longer than max_prompt_tokens {config.max_prompt_tokens} (the shortest has"
+            f"{config.data}: every prompt is longer than max_prompt {config.max_prompt} (the shortest has"
             f" {min(len(task.ids) for task in every)} tokens)."
         )
+    check_reward(config, [task.prompt for task in tasks])
     machine = this_machine(config.device)
     notes: list[Setting] = []
     value_path, reference, value = _models(config, facts, notes)
@@ -213,8 +218,9 @@ def _models(config: TrainPPOConfig, facts: ModelFacts, notes: list[Setting]) -> 
         if not same_tokens(path, facts.path):
             raise InputError(f"value_model: {config.value_model} has other tokens than {config.model}.")
     elif config.reward_model is not None:
-        if same_tokens(config.reward_model.path, facts.path):
-            path, why = config.reward_model.path, "the reward model knows already what is rewarded"
+        rewards = str(model_folder(Path(config.reward_model.path)))
+        if same_tokens(rewards, facts.path):
+            path, why = rewards, "the reward model knows already what is rewarded"
         else:
             why = "the reward model has other tokens"
     value = "weights of its own" if config.lora is None else "an adapter of its own"
@@ -311,7 +317,7 @@ def _cost(
 ) -> RolloutCost:
     parts = minibatches(config.completions_per_step, config.batch_size)
     seconds, basis = _time(config, facts, machine, tasks, plan)
-    judges = config.reward is not None and any(node.verifier == "judge" for _, node in config.reward.walk())
+    judges = config.reward is not None and has_judge(config.reward)
     return RolloutCost(
         steps=config.steps,
         completions_per_step=config.completions_per_step,
@@ -355,7 +361,7 @@ def _lines(
     if config.reward_model is not None:
         reward.append(f"the reward model {config.reward_model.path}")
     lines = [
-        ("prompts", f"{data.source}: {data.prompts} usable, {data.too_long} longer than {config.max_prompt_tokens}"),
+        ("prompts", f"{data.source}: {data.prompts} usable, {data.too_long} longer than {config.max_prompt}"),
         ("tokens", f"prompt {spread(data.prompt_tokens)} (median / 95 % / largest), completion at most"
          f" {config.max_new_tokens}"),
         ("model", f"{model.name}: {model.architecture}, {model.parameters / 1e6:.1f} M parameters, eos {model.eos}"),
@@ -367,8 +373,6 @@ def _lines(
         ("memory", f"about {cost.memory_gb:.1f} GB of {cost.memory_free_gb:.1f} GB that are free"),
         ("time", f"about {duration(cost.seconds)} ({cost.basis})"),
     ]  # fmt: skip
-    if cost.judged is not None:
-        lines.append(("judge", f"asked about at most {cost.judged:,} completions"))
     return lines
 
 
@@ -391,15 +395,16 @@ def _findings(
     if facts.positions is not None and longest > facts.positions:
         warn(f"prompt and completion reach {longest} tokens; the model was made for {facts.positions}.")
     if data.too_long:
-        warn(f"{data.too_long} prompts are longer than max_prompt_tokens {config.max_prompt_tokens} and left out.")
+        warn(f"{data.too_long} prompts are longer than max_prompt {config.max_prompt} and left out.")
     if not tokens.chat_template:
         note("the model has no chat template: it continues the prompts as plain text.")
     if config.kl.coefficient == 0:
         warn("kl.coefficient is 0: nothing holds the policy near its beginning; the KL is measured all the same.")
     if cost.completions_per_step % config.batch_size:
         note(f"{cost.completions_per_step} completions make {cost.minibatches} minibatches of nearly equal size.")
-    if config.reward is not None and any(n.verifier == "judge" for _, n in config.reward.walk()):
-        note("what the judge costs depends on its model: judge a few rows with `rlaif verify judge` and multiply.")
+    if cost.judged is not None:
+        cap = f"at most {config.max_cost} USD" if config.max_cost is not None else "no max_cost is set"
+        note(f"a judge may be asked about {cost.judged:,} completions: {cap}; replies are kept in the ledger.")
     return findings
 
 

@@ -1,94 +1,111 @@
 """The reward of PPO: by text, so that policy, judge and reward model may each have tokens of their own.
 
 A completion's reward is that of the composite (`rlaif.training.reward_functions`), plus the reward model's score by its
-weight; None where either has failed. What is None goes no further than this: not into a mean, nor into any statistic.
+weight; None where either does not decide. What is None goes no further than this: not into a mean, nor into any
+statistic.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
-from rlaif.config.train.ppo import RewardModelConfig
-from rlaif.errors import QualityError
+from rlaif.config.train.ppo import RewardModelConfig, TrainPPOConfig
+from rlaif.engine import Budget
+from rlaif.errors import InputError, QualityError, TaskError
+from rlaif.rewards import CompositeReward, PartsMonitor
 from rlaif.rewards.normalise import RunningNorm
+from rlaif.training.group_reward import opener
 from rlaif.training.reward_functions import RewardFunction
+from rlaif.training.reward_model import RewardModel, Scorer, model_folder, read_policy
 from rlaif.types import Prompt
+from rlaif.verifiers import task_of
 
 _ENOUGH = 64  # completions before a share of them means anything
 
 
-class Scorer(Protocol):
-    """A reward model: a number for each completion, the higher the better."""
-
-    def score(self, prompts: Sequence[Any], completions: Sequence[str]) -> list[float]: ...
-
-
 @dataclass(frozen=True)
 class Answers:
-    """Completions as a reward sees them: the prompt, the text, and the token ids it was decoded from."""
+    """Completions as a reward sees them: the prompt, the text, and how many tokens it was decoded from."""
 
     prompts: Sequence[Prompt]
     texts: Sequence[str]
-    ids: Sequence[Sequence[int]]
-
-    def columns(self) -> dict[str, Any]:
-        """What a reward function is called with."""
-        return {
-            "prompts": [[m.model_dump() for m in p.messages] for p in self.prompts],
-            "completions": list(self.texts),
-            "completion_ids": list(self.ids),
-            **{key: [getattr(p, key) for p in self.prompts] for key in ("reference", "tests", "verifier", "metadata")},
-        }
+    tokens: Sequence[int]
 
 
 class TextReward:
-    """``function``, ``model``: at least one of them. ``settings``: of the model."""
+    """``function``, ``model``: at least one of them. ``settings``: of the model. ``budget``: of the judges.
+
+    ``failed``: how many completions of the last batch have no reward because a verifier, a judge or the reward model
+    failed; one that abstained has not. ``example``: why, of one of them.
+    """
 
     def __init__(
-        self, function: RewardFunction | None, model: Scorer | None, settings: RewardModelConfig | None
+        self,
+        function: RewardFunction | None,
+        model: Scorer | None,
+        settings: RewardModelConfig | None,
+        budget: Budget | None = None,
     ) -> None:
-        self.function, self.model, self.settings = function, model, settings
+        self.function, self.model, self.settings, self.budget = function, model, settings, budget
         self.norm = RunningNorm()
-        self.parts: dict[str, float] = {}  # means of the last batch, where both are asked
+        self.failed, self.example = 0, ""
+        self.parts: dict[str, float] = {}  # the mean of each part in the last batch
 
     def submit(self, answers: Answers) -> None:
         """Let judges and verifiers begin."""
         if self.function is not None:
-            self.function.submit(**answers.columns())
+            self.function.submit_tasks(*_asked(answers))
 
     def score(self, answers: Answers) -> list[float | None]:
         """A reward for each completion. Running statistics learn the batch as a whole, before it is scored."""
-        self.parts = {}
+        self.parts, self.failed = {}, 0
         rewards: list[float | None] = [0.0] * len(answers.texts)
         if self.function is not None:
-            scored = self.function.score(**answers.columns())
-            rewards = [row.value for row in scored]
-            if self.model is not None:
-                self._note("reward", rewards)
+            rewards = self._composite(self.function, answers)
         if self.model is not None and self.settings is not None:
-            raw = self.model.score([list(p.messages) for p in answers.prompts], list(answers.texts))
-            scores = [value if math.isfinite(value) else None for value in raw]
-            self._note("reward_model", scores)
-            rewards = [_plus(reward, score) for reward, score in zip(rewards, self._scaled(scores), strict=True)]
+            scores = self._modelled(self.model, self.settings, answers)
+            rewards = [None if r is None or s is None else r + s for r, s in zip(rewards, scores, strict=True)]
         return rewards
 
-    def _scaled(self, scores: Sequence[float | None]) -> list[float | None]:
-        assert self.settings is not None
-        weight = self.settings.weight
-        if not self.settings.normalise:
-            return [None if score is None else weight * score for score in scores]
+    def _composite(self, function: RewardFunction, answers: Answers) -> list[float | None]:
+        scored = function.score_tasks(*_asked(answers))
+        for row in scored:
+            if row.value is None and row.masked != "abstained":
+                self.failed, self.example = self.failed + 1, row.why
+        for part in function.reward.identities:
+            verdicts = [row.parts.get(part) for row in scored]
+            self._note(part, [getattr(verdict, "value", None) for verdict in verdicts])
+        return [row.value for row in scored]
+
+    def _modelled(self, model: Scorer, settings: RewardModelConfig, answers: Answers) -> list[float | None]:
+        raw = model.score_where_it_fits([_as_prompt(p) for p in answers.prompts], list(answers.texts))
+        if broken := [score for score in raw if score is not None and not math.isfinite(score)]:
+            self.failed, self.example = self.failed + len(broken), f"the reward model's score is {broken[0]}"
+        scores = [score if score is not None and math.isfinite(score) else None for score in raw]
+        self._note("reward_model", scores)
+        if not settings.normalise:
+            return [None if score is None else settings.weight * score for score in scores]
         self.norm.update([score for score in scores if score is not None])
-        return [None if score is None else weight * self.norm(score, self.settings.clip) for score in scores]
+        return [None if score is None else settings.weight * self.norm(score, settings.clip) for score in scores]
 
     def _note(self, name: str, values: Sequence[float | None]) -> None:
         known = [value for value in values if value is not None]
         if known:
-            self.parts[name] = math.fsum(known) / len(known)
+            self.parts[f"parts/{name}"] = math.fsum(known) / len(known)
 
-    def parts_means(self) -> dict[str, float]:
-        """The mean of each part of the last batch, by the name a curve has for it."""
-        return {f"{name}_mean": value for name, value in self.parts.items()}
+    def report(self) -> dict[str, Any]:
+        """What the manifest says about it."""
+        told: dict[str, Any] = {}
+        if self.function is not None:
+            told["reward"] = self.function.monitor.report()
+        if self.model is not None:
+            told["reward_model"] = {"scores": self.norm.count, "mean": self.norm.mean, "std": self.norm.std}
+        if self.budget is not None:
+            told["judge_cost_usd"] = str(self.budget.spent)
+        return told
 
     def state(self) -> dict[str, Any]:
         """All running statistics, as JSON."""
@@ -102,32 +119,75 @@ class TextReward:
         if self.function is not None:
             self.function.load_state(state["function"])
 
-    def close(self) -> None:
-        if self.function is not None:
-            self.function.close()
+
+def _asked(answers: Answers) -> tuple[list[str], list[Mapping[str, Any]], list[int]]:
+    return list(answers.texts), [task_of(p) for p in answers.prompts], list(answers.tokens)
 
 
-def _plus(one: float | None, other: float | None) -> float | None:
-    return None if one is None or other is None else one + other
+def _as_prompt(prompt: Prompt) -> str | list[dict[str, str]]:
+    """As a reward model takes it: a single question is text, which a model of plain text reads as well."""
+    turns = [{"role": m.role, "content": m.content} for m in prompt.messages]
+    return turns[0]["content"] if len(turns) == 1 else turns
+
+
+# ----------------------------------------------------------------------------------------------------------- opening
+
+
+def check_reward(config: TrainPPOConfig, prompts: Sequence[Prompt]) -> None:
+    """Raises InputError for a reward that cannot run, naming the first prompt that has no task for it."""
+    if config.reward_model is not None:
+        read_policy(model_folder(Path(config.reward_model.path)))
+    if config.reward is None:
+        return
+    function = RewardFunction(config.reward)
+    try:
+        for row, prompt in enumerate(prompts):
+            try:
+                function.prepare([task_of(prompt)])
+            except TaskError as error:
+                asked = prompt.messages[-1].content[:60]
+                raise InputError(f"{config.data}: prompt {row + 1} ({asked!r}) has no task for it: {error}") from None
+    finally:
+        function.close()
+
+
+def open_text_reward(config: TrainPPOConfig, stack: ExitStack) -> TextReward:
+    """The reward of a training whose folder is there already; it is closed with ``stack``. Replies of judges are kept
+    in the folder's ledger: a resumed training pays for none of them again."""
+    function: RewardFunction | None = None
+    model: Scorer | None = None
+    budget: Budget | None = None
+    if config.reward is not None:
+        opened: Callable[[], CompositeReward]
+        opened, budget = opener(config.reward, config.out, config.max_cost, stack)
+        function = RewardFunction(config.reward, monitor=PartsMonitor(max_infrastructure=1.0), opened=opened)
+        stack.callback(function.close)
+    if config.reward_model is not None:
+        model = RewardModel.load(config.reward_model.path, device=config.device)
+    return TextReward(function, model, config.reward_model, budget)
 
 
 class FailureLimit:
-    """How many of the last completions had no reward: of as many steps as make 64 completions, or one step if that has
-    more. ``recent``: (failed, all) of those steps; part of a checkpoint."""
+    """Ends a training when more than ``at_most`` of the last completions failed: of as many steps as make 64
+    completions, or of one step if that has more. ``recent``: (failed, all) of those steps; part of a checkpoint."""
 
     def __init__(self, at_most: float) -> None:
         self.at_most = at_most
         self.recent: list[tuple[int, int]] = []
 
-    def add(self, rewards: Sequence[float | None]) -> None:
-        """Raises QualityError when too many have failed."""
-        recent = [*self.recent, (sum(reward is None for reward in rewards), len(rewards))]
+    def add(self, failed: int, completions: int, example: str) -> None:
+        """Raises QualityError when too many have failed; then nothing is added."""
+        recent = [*self.recent, (failed, completions)]
         while sum(rows for _, rows in recent[1:]) >= _ENOUGH:
             recent.pop(0)
-        failed, rows = (sum(column) for column in zip(*recent, strict=True))
-        if rows >= _ENOUGH and failed > self.at_most * rows:
+        lost, rows = (sum(column) for column in zip(*recent, strict=True))
+        if rows >= _ENOUGH and lost > self.at_most * rows:
             raise QualityError(
-                f"{failed} of the last {rows} completions got no reward (max_failed is {self.at_most:g}): what would be"
-                " learned leans towards those that did; repair the reward, then go on with --resume."
+                f"{lost} of the last {rows} completions got no reward (max_failed is {self.at_most:g}; such as:"
+                f" {example}): what is learned would lean towards those that did; repair the reward, then go on with"
+                " --resume."
             )
         self.recent = recent
+
+
+__all__ = ["Answers", "FailureLimit", "TextReward", "check_reward", "open_text_reward"]

@@ -252,7 +252,9 @@ def test_while_the_policy_is_the_old_one_the_gradient_is_that_of_the_policy_grad
 
 def test_where_the_clip_decides_no_gradient_flows() -> None:
     logps = tensor([[math.log(1.5), math.log(0.5)]]).requires_grad_()
-    policy_losses(logps, torch.zeros_like(logps), tensor([[1.0, -1.0]]), mask_of([2], 2), 0.2).losses_BT.sum().backward()
+    policy_losses(
+        logps, torch.zeros_like(logps), tensor([[1.0, -1.0]]), mask_of([2], 2), 0.2
+    ).losses_BT.sum().backward()
     assert logps.grad.abs().max() == 0
 
 

@@ -1,11 +1,12 @@
 """The config of `rlaif train ppo`."""
 
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_serializer, model_validator
 
 from rlaif.config.base import Config
-from rlaif.config.rewards import RewardConfig
+from rlaif.config.rewards import Node, RewardConfig
 from rlaif.config.train.base import Auto, LoraConfig, TrainConfig
 
 
@@ -49,8 +50,9 @@ class TrainPPOConfig(TrainConfig):
     them ``ppo_epochs`` times, in minibatches of ``batch_size`` completions, each an optimizer step.
 
     ``reward``: as in a generate config. ``reward_model``: a folder, beside it or instead of it. A completion without a
-    reward is left out; more than ``max_failed`` of them end the training. ``missing_eos_penalty``: taken off the reward
-    of a completion that has not ended by itself.
+    reward is left out; where more than ``max_failed`` of them failed, the training ends with exit code 3, saved.
+    ``missing_eos_penalty``: taken off the reward of a completion that has not ended by itself. ``max_cost``: USD for
+    judges.
 
     ``value``: "separate" has weights of its own, begun from ``value_model`` (default: the reward model, where it has
     the policy's tokens; else ``model``); "shared" is a head on the policy, its loss weighed by ``value_coefficient``.
@@ -66,11 +68,12 @@ class TrainPPOConfig(TrainConfig):
     reward: RewardConfig | None = None
     reward_model: Annotated[RewardModelConfig | None, BeforeValidator(_from_path)] = None
     missing_eos_penalty: float = Field(1.0, ge=0)
-    max_failed: float = Field(0.1, ge=0, lt=1)
+    max_failed: float = Field(0.05, ge=0, le=1)
+    max_cost: Decimal | None = Field(None, ge=0)
 
     temperature: float = Field(1.0, gt=0)
     max_new_tokens: int = Field(128, ge=1)
-    max_prompt_tokens: int = Field(1024, ge=1)  # longer prompts are left out, and counted
+    max_prompt: int = Field(1024, ge=1)  # tokens; a longer prompt is left out
 
     kl: KLConfig = KLConfig()
     gamma: float = Field(1.0, ge=0, le=1)
@@ -85,6 +88,11 @@ class TrainPPOConfig(TrainConfig):
 
     schedule: Literal["linear", "constant"] = "linear"
     max_grad_norm: float = Field(1.0, gt=0)
+
+    @field_serializer("reward")
+    def _as_written(self, reward: Node | None) -> dict[str, Any] | None:
+        # A key that would do nothing where it stands is an error, and a default that is written is a key.
+        return reward.model_dump(mode="json", exclude_unset=True) if reward is not None else None
 
     @property
     def completions_per_step(self) -> int:
