@@ -38,7 +38,7 @@ def check_prompts(source: str, *, samples: bool = False) -> PromptFile:
     ``samples``: the rows also hold ``completions`` (see `read_samples`)."""
     count, total, seen = 0, 0, 0
     ids = _Seen()
-    for where, row in _rows(source):
+    for where, row in read_columns(source):
         total += 1
         if samples:
             _texts(where, row)
@@ -56,7 +56,7 @@ def check_prompts(source: str, *, samples: bool = False) -> PromptFile:
 def read_prompts(source: str) -> Iterator[Prompt]:
     """The prompts, each once, in the file's order."""
     ids = _Seen()
-    for where, row in _rows(source):
+    for where, row in read_columns(source):
         prompt = _prompt(where, row)
         if ids.add(prompt.id):
             yield prompt
@@ -64,14 +64,14 @@ def read_prompts(source: str) -> Iterator[Prompt]:
 
 def read_samples(source: str) -> Iterator[tuple[Prompt, tuple[str, ...]]]:
     """Samples made elsewhere: rows as for prompts, with ``completions``, a list of texts."""
-    for where, row in _rows(source):
+    for where, row in read_columns(source):
         texts = _texts(where, row)
         yield _prompt(where, row), texts
 
 
 def read_rows(source: str) -> Iterator[tuple[str, Prompt]]:
     """Every row, repeats too: where it stands, and its prompt with the other columns as metadata."""
-    for where, row in _rows(source):
+    for where, row in read_columns(source):
         yield where, _prompt(where, row)
 
 
@@ -143,7 +143,7 @@ def _prompt(where: str, row: dict[str, Any]) -> Prompt:
     return Prompt(id=id_, messages=messages, reference=reference, tests=tests, verifier=verifier, metadata=row)
 
 
-def _rows(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_columns(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where it stands, row) for each row; every error names the row."""
     if source.startswith("hf:"):
         yield from _hub_rows(source)

@@ -43,6 +43,8 @@ MAY_CHANGE = (
     "proposals",
     "candidates",
     "keep",
+    "tasks",
+    "choose_by",
 )
 # Of a model: how it is reached and what it costs, not what it answers.
 MODEL_MAY_CHANGE = ("api_key_env", "batch", "max_concurrency", "price", "rpm", "timeout", "tpm", "transport")

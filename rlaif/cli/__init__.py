@@ -22,6 +22,7 @@ _COMMANDS = {
     "verify": ("rlaif.cli.verify:verify", "Rewards that a program decides: math, code, instructions, ..."),
     "data": ("rlaif.cli.data:data", "What is wrong with preference data before training on it."),
     "train": ("rlaif.cli.train:train", "Tune a model on preference data."),
+    "eval": ("rlaif.cli.eval:evaluate", "Two models on the same prompts: what became better, and what worse."),
     "constitution": ("rlaif.cli.constitution:constitution", "Check, show and import constitutions."),
     "review": ("rlaif.cli.review:review", "Vote on what a run compared, blind, on a local page."),
     "report": ("rlaif.cli.report:report", "A run as one HTML file."),
