@@ -6,7 +6,6 @@ judge that made the training labels would grade its own work.
 """
 
 import asyncio
-import random
 from collections.abc import Callable, Iterable, Sequence
 from statistics import mean
 
@@ -16,10 +15,9 @@ from rlaif.checks import count_words, degree
 from rlaif.clients.base import Client
 from rlaif.config.generate import PolicyConfig
 from rlaif.errors import QualityError
+from rlaif.evaluation.paired import interval
 from rlaif.sampling import sample, with_system
 from rlaif.types import Completion, Constitution, Dropped, Prompt, Row
-
-_RESAMPLES = 2000
 
 
 class Metric(Row):
@@ -117,14 +115,13 @@ def _measures(constitution: Constitution) -> Iterable[tuple[str, Measure, str | 
 def _metric(name: str, rows: Sequence[tuple[list[float], list[float]]], aim: str | None, seed: int) -> Metric:
     pairs = [(mean(b), mean(a)) for b, a in rows]
     differences = [a - b for b, a in pairs]
-    generator = random.Random(f"{seed} {name}")
-    means = sorted(mean(generator.choices(differences, k=len(differences))) for _ in range(_RESAMPLES))
+    low, high = interval(differences, f"{seed} {name}")
     return Metric(
         name=name,
         before=round(mean(b for b, _ in pairs), 4),
         after=round(mean(a for _, a in pairs), 4),
         difference=round(mean(differences), 4),
-        low=round(means[int(0.025 * _RESAMPLES)], 4),
-        high=round(means[int(0.975 * _RESAMPLES) - 1], 4),
+        low=round(low, 4),
+        high=round(high, 4),
         aim=aim,
     )
