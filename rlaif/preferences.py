@@ -316,12 +316,20 @@ def read_pair(row: Any, name: str, at: At) -> tuple[Pair, Shape]:
 
 def _label(row: dict[str, Any], where: str) -> tuple[float | None, float | None]:
     """(prob_chosen, margin). Other data sets have margins that are no numbers: those count as none given."""
-    prob, margin = row.get("prob_chosen"), row.get("margin")
+    prob, margin = (_number(row.get(key)) for key in ("prob_chosen", "margin"))
     number = isinstance(prob, int | float) and not isinstance(prob, bool)
     if prob is not None and not (number and 0 <= prob <= 1):
         raise InputError(f"{where}: prob_chosen is {prob!r}; expected a probability, 0 to 1.")
     measured = isinstance(margin, int | float) and not isinstance(margin, bool) and math.isfinite(margin)
     return None if prob is None else float(prob), float(margin) if measured else None
+
+
+def _number(value: Any) -> Any:
+    """``value``, or the number that a text is: CSV has nothing but text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _missing(row: dict[str, Any], where: str) -> str:

@@ -61,7 +61,7 @@ class Reading:
             try:
                 if isinstance(row, InputError):
                     raise row
-                pair, shape = read_pair(row, self.name, at)
+                pair, shape = read_pair(_unlabelled(row), self.name, at)
             except InputError as error:
                 first = first or error
                 self._bad.add(number)
@@ -92,6 +92,11 @@ class Reading:
             if shape != self.shape:
                 found += tally.finding("mixed_format", self.rows, detail=describe(shape))
         return found
+
+
+def _unlabelled(row: Any) -> Any:
+    """The row without its label: a wrong one makes it no less a pair, and is found by a check of its own."""
+    return {**row, "prob_chosen": None} if isinstance(row, dict) and "prob_chosen" in row else row
 
 
 def _texts(pair: Pair) -> tuple[str, str, str]:

@@ -12,6 +12,7 @@ import re
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import groupby, pairwise
 
@@ -41,11 +42,17 @@ def text_hash(*texts: str) -> int:
     return int.from_bytes(sha.digest(), "little")
 
 
-def gram_hashes(tokens: Sequence[str], n: int, size: int = 8) -> Iterator[int]:
-    """The hash, of ``size`` bytes, of each run of ``n`` words."""
-    for i in range(len(tokens) - n + 1):
-        data = " ".join(tokens[i : i + n]).encode("utf-8", "surrogatepass")
-        yield int.from_bytes(blake2b(data, digest_size=size).digest(), "little")
+def gram_hashes(tokens: Sequence[str], n: int, bits: int = 64) -> Iterator[int]:
+    """The hash of each run of ``n`` words. Of hashes of the words, each made once: words repeat, runs do not."""
+    each = [_word_hash(token) for token in tokens]
+    mask = (1 << bits) - 1
+    for run in zip(*(each[i:] for i in range(n)), strict=False):
+        yield hash(run) & mask  # of integers: the same in every process
+
+
+@lru_cache(maxsize=2**17)
+def _word_hash(word: str) -> int:
+    return text_hash(word)
 
 
 class Sketches:
@@ -57,7 +64,7 @@ class Sketches:
 
     def add(self, *texts: Sequence[str]) -> None:
         """A document: the n-grams of all ``texts`` (lists of words) together, in any order."""
-        shingles = {h for tokens in texts for h in gram_hashes(tokens, SHINGLE, size=4)}
+        shingles = {h for tokens in texts for h in gram_hashes(tokens, SHINGLE, bits=32)}
         if len(shingles) >= MIN_SHINGLES:
             self._hashes.extend(sorted(shingles)[:SKETCH])
         self._ends.append(len(self._hashes))
@@ -99,6 +106,8 @@ class Sketches:
 
     def _alike(self, one: int, other: int) -> bool:
         a, b = set(self._of(one)), set(self._of(other))
+        if len(a & b) < RESEMBLANCE * max(len(a), len(b)):  # as many as can count, of as few as there can be
+            return False
         smallest = sorted(a | b)[:SKETCH]
         return sum(h in a and h in b for h in smallest) >= RESEMBLANCE * len(smallest)
 
