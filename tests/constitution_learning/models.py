@@ -4,6 +4,7 @@ Responses are made of words that stand for properties ("warm", "dry", ...): whic
 the data, not here. ``SENT`` keeps every request, in order.
 """
 
+import asyncio
 import math
 import re
 
@@ -90,3 +91,9 @@ def speechless(request: ChatRequest) -> str:
 def without_key(request: ChatRequest) -> str:
     SENT.append(request)
     raise ProviderError("scripted: 401, the key is not accepted")
+
+
+async def slow(request: ChatRequest) -> str:
+    """As `judge`, in a hundredth of a second."""
+    await asyncio.sleep(0.01)
+    return judge(request)

@@ -1,6 +1,9 @@
 """Learning from pairs with a planted principle: it is found among decoys; where none is planted, none is found."""
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -40,9 +43,9 @@ def rows(n: int, planted: str | None, seed: int = 0, noise: float = 0.1) -> Rows
     return made
 
 
-def config(folder: Path, data: Rows | None = None, **other: Any) -> LearnConfig:
-    if data is not None:
-        lines = "".join(json.dumps(row) + "\n" for row in data)
+def config(folder: Path, rows: Rows | None = None, **other: Any) -> LearnConfig:
+    if rows is not None:
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / "pairs.jsonl").write_text(lines, encoding="utf-8")
     judge = {"model": HERE + other.pop("judge", "judge"), "logprobs": other.pop("logprobs", None)}
     values: dict[str, Any] = {
@@ -55,9 +58,9 @@ def config(folder: Path, data: Rows | None = None, **other: Any) -> LearnConfig:
     return LearnConfig.model_validate(values | other)
 
 
-def run(folder: Path, data: Rows | None = None, **other: Any) -> Learned:
+def run(folder: Path, rows: Rows | None = None, **other: Any) -> Learned:
     models.SENT.clear()
-    return learn(config(folder, data, **other), command="rlaif constitution learn")
+    return learn(config(folder, rows, **other), command="rlaif constitution learn")
 
 
 def report(folder: Path) -> dict[str, Any]:
@@ -324,6 +327,45 @@ def test_the_dry_run_sends_nothing_and_counts_no_less_than_is_sent(tmp_path: Pat
     assert most["propose"] == proposals == 4
     assert len(models.SENT) - proposals <= most["judge"]
     assert [stage.calls - stage.answered for stage in estimate(wanted).stages] == [0, 0]
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_goes_on_and_asks_nothing_twice(tmp_path: Path) -> None:
+    names = ("whole", "killed")
+    for name in names:
+        (tmp_path / name).mkdir()
+        config(tmp_path / name, rows(90, "careful"))
+    run(tmp_path / "whole", judge="slow", data=str(tmp_path / "killed" / "pairs.jsonl"), in_flight=4)
+    total = len({r.model_dump_json() for r in models.SENT})
+    folder, kills = tmp_path / "killed", 0
+    while True:
+        process = subprocess.Popen([sys.executable, "-c", _LEARN, *typed(folder, "--set", "in_flight=4", judge="slow")])
+        target = stored(folder) + total // 6
+        while process.poll() is None and stored(folder) < target:
+            time.sleep(0.005)
+        process.kill()  # SIGKILL
+        if process.wait() == 0:
+            break
+        kills += 1
+    assert kills >= 3
+    with Ledger.open(folder / "mine.learn" / "ledger.sqlite", read_only=True) as ledger:
+        assert ledger.stats().total("stored") == ledger.stats().total("paid") == total
+    assert {k: v for k, v in files(folder).items() if k != "mine.yaml"} == {
+        k: v for k, v in files(tmp_path / "whole").items() if k != "mine.yaml"
+    }
+    assert load_constitution(folder / "mine.yaml").digest == load_constitution(tmp_path / "whole" / "mine.yaml").digest
+
+
+_LEARN = "import sys; from rlaif.cli import main; main(['constitution', 'learn', *sys.argv[1:]])"
+
+
+def stored(folder: Path) -> int:
+    """Replies in the ledger."""
+    try:
+        with Ledger.open(folder / "mine.learn" / "ledger.sqlite", read_only=True) as ledger:
+            return ledger.stats().total("stored")
+    except InputError:  # not made yet
+        return 0
 
 
 # ---------------------------------------------------------------------------------------------------- the command
