@@ -26,7 +26,7 @@ from rlaif.config.generate import JudgeConfig
 from rlaif.config.models import ModelConfig, ModelRef
 from rlaif.constitution import load_constitution
 from rlaif.engine import Budget, Ledger, open_client
-from rlaif.errors import InputError, QualityError
+from rlaif.errors import InputError, ProviderError, QualityError
 from rlaif.hashing import digest
 from rlaif.judges import Judge, make_judge
 from rlaif.judges.ask import resolve_labels
@@ -35,7 +35,7 @@ from rlaif.judging.flow import in_flight
 from rlaif.judging.gold import GoldPair, data_digest
 from rlaif.learning.labelled import Labelled, Parts, parts, read_labelled
 from rlaif.learning.programs import programs
-from rlaif.learning.propose import Proposal, Proposer, Wording, merge
+from rlaif.learning.propose import UNANSWERED, Proposal, Proposer, Wording, merge
 from rlaif.learning.votes import Choice, Figures, KeepRule, chance, choose, figures, together, turned
 from rlaif.learning.writing import constitution_yaml
 from rlaif.panel import together as opinion
@@ -215,7 +215,11 @@ class Learning:
 
         self.done = 0
         at_once = max(config.in_flight, config.model.requests_at_once)
-        return await in_flight(range(config.proposals), one, at_once)
+        found = await in_flight(range(config.proposals), one, at_once)
+        failed = [why for proposal in found for why in proposal.refused if why.startswith(UNANSWERED)]
+        if len(failed) == len(found):
+            raise ProviderError(f"{config.model.model} answers no request for proposals; {failed[0]}")
+        return found
 
     async def _test(self, judge: Judge, wordings: Sequence[Wording]) -> "Found":
         """Choose on one part, then measure on the other what was kept, and what it must be compared with."""
@@ -279,25 +283,25 @@ class Learning:
     async def _votes(
         self, judge: Judge, principles: Sequence[Principle], pairs: Sequence[GoldPair], what: str
     ) -> dict[str, list[float | None]]:
-        work = [(principle, pair) for principle in principles for pair in pairs]
-        asked = sum(principle.check is None for principle, _ in work)
+        """The votes of each principle on each pair. A program is asked here and now, a judge many times at once."""
+        asked = [p for p in principles if p.check is None]
+        work = [(principle, pair) for principle in asked for pair in pairs]
         self.done = 0
 
-        async def one(item: tuple[Principle, GoldPair]) -> tuple[float | None, list[Judgement]]:
+        async def one(item: tuple[Principle, GoldPair]) -> list[Judgement]:
             principle, pair = item
-            if principle.check is not None:
-                answers = [judge_by_check(pair.comparison, principle)]
-            else:
-                answers = await judge.judge_all([pair.comparison], [principle], self.config.seed)
-                self._tell(asked, what)
-            return vote(pair, answers), answers
+            answers = await judge.judge_all([pair.comparison], [principle], self.config.seed)
+            self._tell(len(work), what)
+            return answers
 
         at_once = max(self.config.in_flight, -(-self.config.judge.models[0].requests_at_once // 2))
-        answers = await in_flight(work, one, at_once)
-        found: dict[str, list[float | None]] = {p.id: [] for p in principles}
-        for (principle, _), (said, judgements) in zip(work, answers, strict=True):
-            found[principle.id].append(said)
-            self.judgements += judgements if principle.check is None else []
+        found: dict[str, list[float | None]] = {
+            p.id: [vote(pair, [judge_by_check(pair.comparison, p)]) for pair in pairs] if p.check else []
+            for p in principles
+        }
+        for (principle, pair), answers in zip(work, await in_flight(work, one, at_once), strict=True):
+            found[principle.id].append(vote(pair, answers))
+            self.judgements += answers
         return found
 
     def _tell(self, total: int, what: str) -> None:

@@ -31,6 +31,7 @@ from rlaif.types import ChatReply, ChatRequest, Principle
 VARIABLES = ("pairs", "most")
 LONGEST = 1500  # characters of a text that are shown: what tells two responses apart is seldom beyond
 MOST_LINES = 3
+UNANSWERED = "provider_error"  # begins the reason of a request that was never answered
 
 _LINE = re.compile(r"(?:[-*•]\s+|\d{1,2}[.)]\s+)?(Which response [^?\n]+\?)")
 _FORBIDDEN = re.compile(r"[<>{}\[\]|\\`#]")
@@ -82,7 +83,7 @@ class Proposer:
         try:
             reply = await self.client.complete(request)
         except (RequestError, TransientError) as error:
-            return Proposal(number, ids, refused=(f"provider_error: {error}",), request_key=key)
+            return Proposal(number, ids, refused=(f"{UNANSWERED}: {error}",), request_key=key)
         questions, why = read_proposals(reply, [m.content for m in request.messages])
         return Proposal(number, ids, questions, why, key)
 

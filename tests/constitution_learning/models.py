@@ -8,7 +8,7 @@ import asyncio
 import math
 import re
 
-from rlaif.errors import ProviderError
+from rlaif.errors import ProviderError, RequestError
 from rlaif.hashing import digest, uniform
 from rlaif.types import ChatReply, ChatRequest, TokenLogprobs
 
@@ -86,6 +86,10 @@ def obeys(request: ChatRequest) -> str:
 def speechless(request: ChatRequest) -> str:
     SENT.append(request)
     return "Both have their merits."
+
+
+def too_long(request: ChatRequest) -> str:
+    raise RequestError("this model has no room for so much text", kind="context_length", status=400)
 
 
 def without_key(request: ChatRequest) -> str:
