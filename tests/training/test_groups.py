@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from rlaif.config.base import Config
-from rlaif.config.train.grpo import GroupConfig, TrainGRPOConfig, TrainRLOOConfig
+from rlaif.config.train.grpo import GroupConfig, SpeedConfig, TrainGRPOConfig, TrainRLOOConfig
 from rlaif.errors import InputError, QualityError
+from rlaif.rewards import Scored
 from rlaif.training.grpo import check_grpo, train_grpo
 from rlaif.training.rloo import train_rloo
 from rlaif.types import Reward, Unverified
@@ -69,7 +70,7 @@ def make(tiny_model: Path, prompts: Path, tmp_path: Path) -> Make:
             "learning_rate": 0.01,
             "lora": {"r": 2},
         }
-        kind = {"grpo": TrainGRPOConfig, "rloo": TrainRLOOConfig}[method]
+        kind: type[GroupConfig] = TrainGRPOConfig if method == "grpo" else TrainRLOOConfig
         return kind.model_validate(values | changes)
 
     return made
@@ -177,7 +178,8 @@ def test_the_kl_that_is_measured_at_beta_0_is_the_one_that_trl_has_with_beta(mak
             super().log(logs, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(grpo._OF, TrainGRPOConfig, (Told, grpo._grpo_arguments))
+        trainers: dict[Any, Any] = grpo._OF
+        patch.setitem(trainers, TrainGRPOConfig, (Told, grpo._grpo_arguments))
         theirs = train(make(beta=1e-12, lora=lora, micro_batch_size=8)).manifest["curve"]
     ours = train(make(beta=0.0, lora=lora, micro_batch_size=8, out=str(make().out) + "2")).manifest["curve"]
     assert logged["kl"] == pytest.approx([point["kl"] for point in theirs], rel=1e-4, abs=1e-7)
@@ -200,7 +202,7 @@ def stop_after(step: int) -> Callable[[int, int, str], None]:
 RESUMED: list[tuple[str, dict[str, Any], int]] = [
     ("grpo", {"lora": {"r": 2, "dropout": 0.1}}, 2),
     ("grpo", {"num_iterations": 2, "steps": 6, "lora": None}, 3),
-    ("rloo", {"reward": {"normalise": {"of": f"{HERE}:Letters"}}}, 3),
+    ("rloo", {"reward": {"normalise": {"of": f"{HERE}:Letters"}}}, 2),
 ]
 
 
@@ -267,3 +269,152 @@ def test_a_loss_that_is_no_number_ends_it_with_the_completions_that_did_it(make:
     rows = [json.loads(line) for line in (config.out / "diverged.jsonl").read_text().splitlines()]
     assert len(rows) == 8
     assert rows[0].keys() == {"prompt", "completion", "reward"}
+
+
+# -------------------------------------------------------------------------------- the same loss and gradients as TRL's
+
+
+def trainer_of(make: Make, rewards: list[float | None], method: str = "grpo", **changes: Any) -> tuple[Any, Any]:
+    """A trainer before its first step, and the data loader's first batch. Rewards are given, not computed."""
+    from rlaif.training.group_reward import GroupReward
+    from rlaif.training.groups import prepare_groups
+    from rlaif.training.trl_adapter.grpo import make_trainer
+
+    class Given(GroupReward):
+        def submit(self, *_: Any) -> None:
+            pass
+
+        def __call__(self, *_: Any, **__: Any) -> list[float | None]:
+            self.scored = [Scored(value=value, masked=None if value is not None else "judge") for value in rewards]
+            return rewards
+
+    config = make(method, **changes)
+    prepared = prepare_groups(config, method)  # type: ignore[arg-type]
+    reward = Given(config.reward, prepared.tasks, group_size=config.group_size, max_failed=1.0, max_flat=None)
+    out = config.out / "checkpoints"
+    trainer = make_trainer(
+        config, prepared.plan, prepared.prompts, reward, prepared.tokenizer, prepared.model_path, out, []
+    )
+    trainer.current_gradient_accumulation_steps = config.batch_size // prepared.plan.micro_batch_size
+    trainer.model.train()
+    letters = [[2 + (7 * i + j) % 200 for j in range(length - 1)] + [1] for i, length in enumerate(LENGTHS)]
+    trainer._generate_single_turn = lambda *_: (letters, None) if method == "grpo" else letters
+    return trainer, next(iter(trainer.get_train_dataloader()))
+
+
+def gradients(trainer: Any, inputs: Any) -> tuple[float, dict[str, Any]]:
+    """The loss and gradients of a whole optimizer step, from the completions of the global generator."""
+    import torch
+
+    torch.manual_seed(3)
+    trainer._step = 0
+    trainer.model.zero_grad(set_to_none=True)
+    total = 0.0
+    for _ in range(trainer.args.gradient_accumulation_steps):
+        loss = trainer.compute_loss(trainer.model, trainer._prepare_inputs(inputs))
+        if not trainer.loss_is_scaled_for_ga:
+            loss = loss / trainer.args.gradient_accumulation_steps
+        loss.backward()
+        trainer._step += 1
+        total += float(loss.detach())
+    return total, {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+
+
+def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    import torch
+
+    return one.keys() == other.keys() and all(torch.allclose(one[k], other[k], rtol=1e-4, atol=1e-6) for k in one)
+
+
+SIGNAL: list[float | None] = [1.0, 0.0, 0.5, 0.0, 0.25, 0.25, 0.25, 0.25]
+LENGTHS = [3, 9, 5, 12, 2, 7, 4, 8]
+PLAIN = {"trim": False, "sort": False, "skip_flat": False}
+LEVERS = [{"trim": True}, {"trim": True, "sort": True}, {"skip_flat": True}, dict.fromkeys(PLAIN, True)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [("grpo", {}), ("grpo", {"loss": "grpo"}), ("grpo", {"loss": "dr_grpo", "beta": 0.1}), ("rloo", {"beta": 0.0})],
+)
+def test_every_lever_of_speed_leaves_loss_and_gradients_as_they_are(
+    make: Make, method: str, changes: dict[str, Any]
+) -> None:
+    trainer, inputs = trainer_of(make, SIGNAL, method, lora=None, speed=PLAIN, **changes)
+    loss, expected = gradients(trainer, inputs)
+    kl = trainer.divergence.means()
+    for on in LEVERS:
+        trainer.speed, trainer.divergence = SpeedConfig.model_validate(PLAIN | on), type(trainer.divergence)()
+        found, gradient = gradients(trainer, inputs)
+        assert found == pytest.approx(loss, abs=1e-6)
+        assert alike(gradient, expected)
+        assert trainer.divergence.means() == pytest.approx(kl, abs=1e-6)
+        micro = trainer._buffered_inputs
+        assert (len({m["completion_ids"].shape[1] for m in micro}) > 1) == on.get("trim", False)
+        if on.get("sort"):
+            assert sum(m["completion_mask"].shape[1] for m in micro) <= 12 + 9 + 12 + 9
+        skipped = 2 if on.get("skip_flat") and not trainer.config.beta else 0  # the second group, in two micro-batches
+        assert sum(bool(m.get("flat")) for m in micro) == skipped
+
+
+@pytest.mark.slow
+def test_with_all_levers_off_it_is_trl(make: Make) -> None:
+    """TRL's trainer itself, with its own `_prepare_inputs` and loss."""
+    import trl
+
+    trainer, inputs = trainer_of(make, SIGNAL, lora=None, speed=PLAIN)
+    loss, expected = gradients(trainer, inputs)
+    with pytest.MonkeyPatch.context() as patch:
+        trainer, inputs = trainer_of(make, SIGNAL, lora=None, speed=PLAIN)
+        for name in ("_prepare_inputs", "_compute_loss"):
+            patch.setattr(type(trainer), name, getattr(trl.GRPOTrainer, name), raising=False)
+        found, gradient = gradients(trainer, inputs)
+    assert found == loss
+    assert alike(gradient, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [("grpo", {"loss": "dapo", "beta": 0.1}), ("grpo", {"loss": "grpo"}), ("grpo", {"loss": "dr_grpo"}), ("rloo", {})],
+)
+def test_a_masked_completion_is_in_no_part_of_the_loss(make: Make, method: str, changes: dict[str, Any]) -> None:
+    """Two of eight have no reward. The loss of the step is that of the other six alone: hand-worked from TRL's own
+    log-probs, in one micro-batch of them."""
+    import torch
+
+    rewards: list[float | None] = [1.0, None, 0.5, 0.0, 0.0, None, 1.0, 1.0]
+    trainer, inputs = trainer_of(make, rewards, method, lora=None, micro_batch_size=8, speed=PLAIN, **changes)
+    torch.manual_seed(3)
+    trainer._step = 0
+    batch = trainer._prepare_inputs(inputs)
+    kept = batch["tool_mask"].any(1)
+    assert int(kept.sum()) == 6
+    # mean 0.5 and standard deviation 0.5 of {1, 0.5, 0}; of {0, 1, 1} mean 2/3 and deviation 0.57735
+    hand = (
+        {0.5 / 0.5001, 0.0, -0.5 / 0.5001, -0.66667 / 0.57745, 0.33333 / 0.57745}
+        if method == "grpo"
+        else {1.0 - 0.25, 0.5 - 0.5, 0.0 - 0.75, 0.0 - 1.0, 1.0 - 0.5}
+    )
+    if method == "grpo":
+        found = sorted({round(value, 3) for value in batch["advantages"].tolist()})
+        assert found == sorted({round(value, 3) for value in hand})
+    assert not batch["advantages"][~kept].any()
+    with torch.no_grad():
+        loss = float(trainer.compute_loss(trainer.model, batch))
+        alone = {k: v[kept] if v.ndim else v for k, v in batch.items() if k not in ("tool_mask", "loss_scale")}
+        assert loss == pytest.approx(float(trainer.compute_loss(trainer.model, alone)), rel=1e-5, abs=1e-8)
+
+
+def test_rounds_ask_every_prompt_once_an_epoch_and_each_round_for_all_of_its_steps() -> None:
+    from rlaif.training.trl_adapter.grpo import Rounds
+
+    rounds = Rounds(prompts=5, rounds=5, prompts_per_step=2, group_size=3, repeats=2, seed=1)
+    rows = list(rounds)
+    assert len(rows) == len(rounds) == 60
+    each = [rows[i : i + 12] for i in range(0, 60, 12)]
+    assert all(block[:6] == block[6:] for block in each)
+    asked = [row for block in each for row in block[:6:3]]
+    assert sorted(asked[:5]) == sorted(asked[5:]) == [0, 1, 2, 3, 4]
+    assert asked[:5] != asked[5:]
+    assert list(Rounds(prompts=5, rounds=5, prompts_per_step=2, group_size=3, repeats=2, seed=1)) == rows

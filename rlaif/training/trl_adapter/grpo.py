@@ -399,7 +399,10 @@ class StopBetweenRounds(StopWhenAsked):
         if self.reward.ended is not None and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
             return control
-        return super().on_step_end(args, state, control, **others)
+        super().on_step_end(args, state, control, **others)
+        if self.stop.asked:  # at the last step too: the model is not written then
+            control.should_save = True
+        return control
 
 
 _PROMPT_SIDE = ("prompt_ids", "prompt_mask")
