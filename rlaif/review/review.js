@@ -4,7 +4,7 @@
 const at = (id) => document.getElementById(id);
 const filters = at("filters");
 let shown = null; // the comparison on the page
-let busy = false; // one request at a time: a key held down votes once
+let queue = Promise.resolve(); // one thing at a time, in the order of the keys
 
 function make(tag, className, text) {
   const node = document.createElement(tag);
@@ -37,19 +37,23 @@ async function ask(path, body) {
   return reply.json();
 }
 
-async function alone(work) {
-  if (busy) return;
-  busy = true;
-  try {
-    await work();
-    at("message").hidden = true;
-  } catch (error) {
-    at("message").textContent = error.message;
-    at("message").hidden = false;
-  } finally {
-    busy = false;
-  }
+function alone(work) {
+  queue = queue.then(async () => {
+    try {
+      await work();
+      at("message").hidden = true;
+    } catch (error) {
+      at("message").textContent = error.message;
+      at("message").hidden = false;
+    }
+  });
 }
+
+// A vote is on what was on the page when the key was pressed, or it is none.
+const on = (said) => {
+  const meant = shown && shown.key;
+  return () => (shown && shown.key === meant ? vote(said) : undefined);
+};
 
 function query(more) {
   const asked = new URLSearchParams(new FormData(filters));
@@ -68,7 +72,6 @@ const next = () => move({ after: shown ? shown.key : "" });
 const back = () => move({ after: shown ? shown.key : "~", back: "1" });
 
 async function vote(said) {
-  if (!shown) return;
   const voted = await ask("vote", { key: shown.key, vote: said });
   if (said === "skip") return next();
   show(voted);
@@ -226,9 +229,8 @@ function evidence(revealed) {
 // ------------------------------------------------------------------------------------------------------- keys
 
 const KEYS = {
-  1: () => vote("left"), 2: () => vote("right"), 3: () => vote("tie"), 4: () => vote("both_bad"),
-  t: () => vote("tie"), b: () => vote("both_bad"), s: () => vote("skip"), e: () => vote("reveal"), u: undo,
-  Enter: next, " ": next, n: next, ArrowRight: next, ArrowLeft: back,
+  1: "left", 2: "right", 3: "tie", t: "tie", 4: "both_bad", b: "both_bad", s: "skip", e: "reveal",
+  u: undo, Enter: next, " ": next, n: next, ArrowRight: next, ArrowLeft: back,
 };
 
 document.addEventListener("keydown", (event) => {
@@ -238,14 +240,14 @@ document.addEventListener("keydown", (event) => {
   const act = KEYS[event.key];
   if (!act) return;
   event.preventDefault();
-  alone(act);
+  alone(typeof act === "string" ? on(act) : act);
 });
 
 at("votes").addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button) return;
   button.blur(); // or Enter would press it again
-  alone(button.dataset.vote ? () => vote(button.dataset.vote) : { back, undo, next }[button.dataset.act]);
+  alone(button.dataset.vote ? on(button.dataset.vote) : { back, undo, next }[button.dataset.act]);
 });
 
 filters.addEventListener("change", (event) => {
