@@ -30,6 +30,12 @@ _HELP = {
     Example:
       rlaif train grpo train.yaml --set reward=math --set group_size=8 --check
     """,
+    "kto": """Kahneman-Tversky Optimization: single answers, each good or bad, without a pair to each.
+
+    \b
+    Example:
+      rlaif train kto train.yaml --set data=answers.jsonl --set epochs=2
+    """,
     "rloo": """REINFORCE leave-one-out: as grpo, each completion against the mean of the others of its group.
 
     \b

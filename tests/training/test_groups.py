@@ -321,9 +321,9 @@ def gradients(trainer: Any, inputs: Any) -> tuple[float, dict[str, Any]]:
 
 
 def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    import torch
-
-    return one.keys() == other.keys() and all(torch.allclose(one[k], other[k], rtol=1e-4, atol=1e-6) for k in one)
+    """Up to rounding: other padding, another order of the same sums."""
+    scale = max(float(gradient.abs().max()) for gradient in other.values())
+    return one.keys() == other.keys() and all(float((one[k] - other[k]).abs().max()) < 2e-5 * scale for k in one)
 
 
 SIGNAL: list[float | None] = [1.0, 0.0, 0.5, 0.0, 0.25, 0.25, 0.25, 0.25]
@@ -400,10 +400,14 @@ def test_a_masked_completion_is_in_no_part_of_the_loss(make: Make, method: str, 
         found = sorted({round(value, 3) for value in batch["advantages"].tolist()})
         assert found == sorted({round(value, 3) for value in hand})
     assert not batch["advantages"][~kept].any()
-    with torch.no_grad():
-        loss = float(trainer.compute_loss(trainer.model, batch))
-        alone = {k: v[kept] if v.ndim else v for k, v in batch.items() if k not in ("tool_mask", "loss_scale")}
-        assert loss == pytest.approx(float(trainer.compute_loss(trainer.model, alone)), rel=1e-5, abs=1e-8)
+    alone = {k: v[kept] if v.ndim else v for k, v in batch.items() if k not in ("tool_mask", "loss_scale")}
+    both = []
+    for inputs in (batch, alone):
+        trainer.model.zero_grad(set_to_none=True)
+        trainer.compute_loss(trainer.model, inputs).backward()
+        both.append({name: p.grad.clone() for name, p in trainer.model.named_parameters()})
+    assert any(gradient.abs().max() > 1e-3 for gradient in both[0].values())
+    assert alike(*both)
 
 
 def test_rounds_ask_every_prompt_once_an_epoch_and_each_round_for_all_of_its_steps() -> None:

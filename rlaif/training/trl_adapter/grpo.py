@@ -18,6 +18,7 @@ Not covered: several processes, DeepSpeed and FSDP, vLLM, tools, images.
 
 import copy
 import json
+import logging
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -43,6 +44,11 @@ from rlaif.training.model import adapter_config
 from rlaif.training.plan import Plan
 
 REWARD_STATE = "reward_state.json"
+
+
+# A row without a reward is counted and told in our own words; TRL would print the first of every batch whole.
+for _name in ("grpo_trainer", "rloo_trainer"):
+    logging.getLogger(f"trl.trainer.{_name}").addFilter(lambda record: "returned None" not in record.getMessage())
 
 
 def make_trainer(
