@@ -113,6 +113,8 @@ def run_and_tell(
     click.echo(f"{comparisons['pairs']} pairs from {comparisons['planned']} comparisons of {counts['prompts']} prompts")
     for reason, number in comparisons["dropped"].items():
         click.echo(f"  {number} comparisons without a pair: {reason}")
+    if human := counts.get("human"):
+        click.echo(f"{human['votes']} votes of people, on {human['comparisons']} comparisons, came before the judge")
     if rewards := result.manifest.get("rewards"):
         mean = "none" if rewards["mean"] is None else f"mean {rewards['mean']:.3g}"
         click.echo(f"{rewards['rows']} rewards, {mean}, {sum(rewards['masked'].values())} masked")

@@ -9,7 +9,7 @@ because no money buys a person's hour again.
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -127,6 +127,11 @@ class VoteBook:
         """The vote that `VoteTable.undo` would take back."""
         mine = self._by_reviewer.get(reviewer)
         return mine[-1] if mine else None
+
+    @property
+    def touched(self) -> Collection[str]:
+        """The subjects that somebody ever voted on or skipped."""
+        return self._by_subject.keys()
 
     @property
     def subjects(self) -> list[str]:

@@ -17,6 +17,7 @@ any judge said. Left and right are drawn by a hash of the comparison and the rev
 import asyncio
 import hmac
 import json
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -105,6 +106,7 @@ class Application:
 
     def __init__(self, rows: Rows, votes: VoteTable, reviewer: str) -> None:
         self.rows, self.votes, self.reviewer = rows, votes, reviewer
+        self._filtered: tuple[tuple[str, ...], Rows, list[str]] | None = None  # the last filters, and what they left
 
     def asgi(self) -> Starlette:
         return Starlette(
@@ -151,26 +153,27 @@ class Application:
 
     async def next(self, request: Request) -> Response:
         """The next comparison after ``after`` (before it, with ``back``) that the filters leave, and the figures."""
-        book = self.votes.refresh()
-        asked = request.query_params
-        within = [item for item in self.rows.items if self._is_wanted(item, asked)]
-        show = asked.get("show", "open")
-        after = asked.get("after", "")
-        back = "back" in asked
-        done = {item.subject.key for item in within if book.vote(item.subject.key, self.reviewer)}
-        left = [item for item in within if show == "all" or (item.subject.key in done) == (show == "voted")]
-        keys = [item.subject.key for item in left]
-        if back:
-            following = [key for key in reversed(keys) if key < after]
-        else:
-            following = [key for key in keys if key > after] or ([] if show != "open" else keys)
+        asked, book = request.query_params, self.votes.refresh()
+        within = self._within(asked)
+        inside = set(within)
+        done = {key for key in book.touched if key in inside and book.vote(key, self.reviewer)}
+        voted = (self.rows.by_key[key] for key in book.touched if key in inside)
+        show, after, back = asked.get("show", "open"), asked.get("after", ""), "back" in asked
+        keys = sorted(done) if show == "voted" else within
+        hidden = done if show == "open" else set[str]()
+        place = bisect_left(keys, after) if back else bisect_right(keys, after)
+        following = reversed(keys[:place]) if back else keys[place:]
+        # What was passed over comes again at the end.
+        again = keys if show == "open" and not back else []
         return _json(
             {
-                "key": following[0] if following else None,
+                "key": next((key for key in (*following, *again) if key not in hidden), None),
                 "within": len(within),
                 "done": len(done),
-                "shown": len(keys),
-                "figures": report(within, book, self.reviewer),
+                "shown": len(keys) - len(hidden),
+                "figures": report(
+                    (self.rows.by_key[key] for key in book.touched if key in inside), book, self.reviewer
+                ),
             }
         )
 
@@ -291,27 +294,34 @@ class Application:
             "reply": None if reply is None else _raw(reply),
         }
 
-    def _is_wanted(self, item: Item, asked: Mapping[str, str]) -> bool:
-        outcome, principle = asked.get("outcome", ""), asked.get("principle", "")
-        if outcome and (item.outcome == "pair") != (outcome == "pair"):
-            return False
-        if outcome not in ("", "pair", "dropped") and item.outcome != outcome:
-            return False
-        if principle and principle not in item.principles:
-            return False
-        low, high = _number(asked.get("margin_from"), 0.0), _number(asked.get("margin_to"), 1.0)
-        if (low > 0 or high < 1) and (item.margin is None or not low <= item.margin <= high):
-            return False
-        return self._disagrees(item, asked.get("disagreement", ""))
+    def _within(self, asked: Mapping[str, str]) -> list[str]:
+        """The keys of the comparisons that the filters leave, in their order."""
+        names = ("outcome", "principle", "margin_from", "margin_to", "disagreement")
+        filters = tuple(asked.get(name, "") for name in names)
+        if self._filtered is None or self._filtered[:2] != (filters, self.rows):
+            keys = [item.subject.key for item in self.rows.items if _is_wanted(item, asked)]
+            self._filtered = filters, self.rows, keys
+        keys = self._filtered[2]
+        if asked.get("disagreement") != "people":
+            return keys
+        book, by_key = self.votes.book, self.rows.by_key
+        labels = {key: blind_labels(book, by_key[key].subject) for key in book.touched if key in by_key}
+        return [key for key in keys if key in labels and differs(by_key[key], labels[key])]
 
-    def _disagrees(self, item: Item, kind: str) -> bool:
-        if kind == "orders":
-            return item.opposed
-        if kind == "judges":
-            return item.split
-        if kind == "people":
-            return differs(item, blind_labels(self.votes.book, item.subject))
-        return True
+
+def _is_wanted(item: Item, asked: Mapping[str, str]) -> bool:
+    outcome, principle = asked.get("outcome", ""), asked.get("principle", "")
+    if outcome and (item.outcome == "pair") != (outcome == "pair"):
+        return False
+    if outcome not in ("", "pair", "dropped") and item.outcome != outcome:
+        return False
+    if principle and principle not in item.principles:
+        return False
+    low, high = _number(asked.get("margin_from"), 0.0), _number(asked.get("margin_to"), 1.0)
+    if (low > 0 or high < 1) and (item.margin is None or not low <= item.margin <= high):
+        return False
+    kind = asked.get("disagreement", "")
+    return item.opposed if kind == "orders" else item.split if kind == "judges" else True
 
 
 def _settings(request: ChatRequest | None) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 each is found in the files.
 
 A finished run is read from its row files. Of an unfinished one, or one that is going on, the rows are made from the
-replies stored so far (rlaif.generation.recall), in a temporary folder, and read from there.
+replies stored so far (rlaif.generation.recall), as files without a name, and read from there.
 """
 
 import json
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -80,15 +80,16 @@ class Rows:
         self._read_constitution()
         self._stamp = self._stamp_now()
         self.finished = all((run / f"{name}.jsonl").exists() for name in ROWS)
-        self._folder = run
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        if not self.finished:
-            self._temporary = tempfile.TemporaryDirectory(prefix="rlaif-review-")
-            self._folder = Path(self._temporary.name)
-            recall(self.config, self._folder)
-        self._completions = {
-            c.id: (place, text_digest(c.text)) for place, c in _rows(self._folder / "completions.jsonl", Completion)
-        }
+        self._files: dict[str, IO[bytes]] = {}
+        with tempfile.TemporaryDirectory(prefix="rlaif-review-") as temporary:
+            folder = run if self.finished else Path(temporary)
+            if not self.finished:
+                recall(self.config, folder)
+            # Kept open: a run that ends meanwhile puts other files in their place, where no row begins at the same
+            # byte; and those of a temporary folder need no name any more.
+            for name in ROWS:
+                self._files[name] = (folder / f"{name}.jsonl").open("rb")
+        self._completions = {c.id: (place, text_digest(c.text)) for place, c in self._rows("completions", Completion)}
         self._prompts = dict(self._read_prompts())
         found: dict[str, Item] = {}
         for item in self._read_items():
@@ -101,9 +102,8 @@ class Rows:
         return self if self._stamp == self._stamp_now() else Rows(self.run)
 
     def close(self) -> None:
-        """Remove what was written for an unfinished run."""
-        if self._temporary is not None:
-            self._temporary.cleanup()
+        for file in self._files.values():
+            file.close()
 
     def texts(self, item: Item) -> Texts:
         """The comparison as it is kept with a vote."""
@@ -120,10 +120,10 @@ class Rows:
         )
 
     def completion(self, id_: str) -> Completion:
-        return _row_at(self._folder / "completions.jsonl", self._completions[id_][0], Completion)
+        return self._row_at("completions", self._completions[id_][0], Completion)
 
     def judgements(self, item: Item) -> list[Judgement]:
-        return [_row_at(self._folder / "judgements.jsonl", place, Judgement) for place in item.places]
+        return [self._row_at("judgements", place, Judgement) for place in item.places]
 
     # ------------------------------------------------------------------------------------------------------ reading
 
@@ -166,7 +166,7 @@ class Rows:
             return found
         messages: tuple[Message, ...] = ()
         if (place := self._pairs.get(item.prompt_id)) is not None:
-            messages = tuple(_row_at(self._folder / "pairs.jsonl", place, _PairMessages).prompt)
+            messages = tuple(self._row_at("pairs", place, _PairMessages).prompt)
         for completion in completions:
             if not messages and completion.request_key and completion.revised_from is None:
                 with Ledger.open(self.run / LEDGER, read_only=True) as ledger:
@@ -181,16 +181,20 @@ class Rows:
     def _read_items(self) -> Iterator[Item]:
         pairs: dict[frozenset[str], _Pair] = {}
         self._pairs: dict[str, int] = {}  # by prompt: where a pair of it begins
-        for place, pair in _rows(self._folder / "pairs.jsonl", _Pair):
+        for place, pair in self._rows("pairs", _Pair):
             self._pairs.setdefault(pair.prompt_id, place)
             pairs[frozenset((pair.chosen_id, pair.rejected_id))] = pair
         dropped = {
             (d.a, d.b): d
-            for _, d in _rows(self._folder / "dropped.jsonl", Dropped)
+            for _, d in self._rows("dropped", Dropped)
             if d.a is not None and d.b is not None and d.reason not in _NOT_COMPARED
         }
+        # A run that ends at this very moment puts its files in place one after the other.
+        pairs = {ids: pair for ids, pair in pairs.items() if ids <= self._completions.keys()}
         seen: set[frozenset[str]] = set()
         for a, b, judged in self._judged():
+            if a not in self._completions or b not in self._completions:
+                continue
             ids = frozenset((a, b))
             seen.add(ids)
             drop = dropped.get((a, b)) or dropped.get((b, a))
@@ -209,7 +213,7 @@ class Rows:
     def _judged(self) -> Iterator[tuple[str, str, list[tuple[int, Judgement]]]]:
         """(a, b, its judgements and where they begin). A run writes prompt by prompt, so the judgements of one prompt
         are all that is held at once."""
-        rows = _rows(self._folder / "judgements.jsonl", Judgement)
+        rows = self._rows("judgements", Judgement)
         for _, of_prompt in groupby(rows, key=lambda row: row[1].prompt_id):
             by_comparison: dict[tuple[str, str], list[tuple[int, Judgement]]] = {}
             for place, j in of_prompt:
@@ -252,6 +256,20 @@ class Rows:
             places=tuple(place for place, _ in judged),
         )
 
+    def _rows(self, name: str, model: type[M]) -> Iterator[tuple[int, M]]:
+        """(where it begins, row) of each line of a file."""
+        place, lines = 0, self._files[name]
+        lines.seek(0)
+        for number, line in enumerate(lines, start=1):  # binary lines end at "\n" only, as texts may hold others
+            if line.strip():
+                yield place, _row(line, model, f"{self.run}/{name}.jsonl:{number}")
+            place += len(line)
+
+    def _row_at(self, name: str, place: int, model: type[M]) -> M:
+        file = self._files[name]
+        file.seek(place)
+        return _row(file.readline(), model, f"{self.run}/{name}.jsonl")
+
 
 class _PairMessages(BaseModel):
     prompt: list[Message]
@@ -277,22 +295,6 @@ def _config_of(run: Path) -> GenerateConfig:
         raise InputError(f"{run}: was not made by `rlaif generate`, so there are no comparisons of samples to review.")
     config = validate(GenerateConfig, document)
     return config.model_copy(update={"out": run})
-
-
-def _rows(path: Path, model: type[M]) -> Iterator[tuple[int, M]]:
-    """(where it begins, row) of each line."""
-    place = 0
-    with path.open("rb") as lines:  # binary files end lines at "\n" only; texts may hold other separators
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield place, _row(line, model, f"{path}:{number}")
-            place += len(line)
-
-
-def _row_at(path: Path, place: int, model: type[M]) -> M:
-    with path.open("rb") as file:
-        file.seek(place)
-        return _row(file.readline(), model, str(path))
 
 
 def _row(line: bytes, model: type[M], where: str) -> M:

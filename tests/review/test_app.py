@@ -320,8 +320,10 @@ async def test_a_page_loaded_again_shows_what_a_run_has_made_since(own: Path, tm
     async with page(own) as p:
         first = (await p.next())["key"]
         await p.vote(first, "left")
-        await asyncio.to_thread(running.run, tmp_path, [*PROMPTS, "One more?"], **ALL)
+        shown = await p.comparison(first)
+        await asyncio.to_thread(running.run, tmp_path, ["One more?", *PROMPTS], **ALL)
         assert (await p.next())["within"] == COMPARISONS
+        assert await p.comparison(first) == shown  # not what stands in its place in the new files
         await p.http.get("")
         found = await p.next()
         assert (found["within"], found["done"]) == (COMPARISONS + 3, 1)
