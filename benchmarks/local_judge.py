@@ -1,6 +1,6 @@
 """Label-probability judging on the local transport against scoring each prompt alone, on the embedded model.
 
-    python -m benchmarks.local_judge [--repeats 5] [--prompts 2] [--case NAME] [--count] [--model local:smollm2] [--json]
+    python -m benchmarks.local_judge [--repeats 5] [--prompts 2] [--case NAME] [--count] [--json] [--model MODEL]
 
 The requests are those of the shipped judges on made-up responses of 30 to 130 words. Both sides run in this process, on
 the same weights in float32, with the same allocator setting, in alternating repeats. "alone" is a loop over them: one
@@ -29,8 +29,7 @@ from typing import Any
 
 from benchmarks.local_generate import MANNERS, TOPICS
 from rlaif.clients.base import Capabilities
-from rlaif.clients.local import LocalClient, embedded_model_dir, keep_buffers
-from rlaif.clients.local.packed import shared_tokens
+from rlaif.clients.local import LocalClient, embedded_model_dir, keep_buffers, packed
 from rlaif.clients.scripted import ScriptedClient
 from rlaif.config.generate import JudgeConfig
 from rlaif.config.models import ModelConfig
@@ -41,10 +40,10 @@ from rlaif.pairing import plan_comparisons
 from rlaif.sampling import given
 from rlaif.types import ChatReply, ChatRequest, Message, Prompt
 
-WORDS = tuple(
-    "the a of to and in that is it for as with on by this from are can at which one or into when than first water light"
-    " people small large time often because part makes same other heat air must before after between each most".split()
-)
+WORDS = (
+    "the", "a", "of", "to", "and", "in", "that", "is", "it", "for", "as", "with", "on", "by", "this", "from", "are",
+    "or", "can", "at", "which", "one", "into", "when", "than", "first", "water", "light", "people", "small", "large",
+)  # fmt: skip
 CASES: dict[str, dict[str, Any]] = {
     "pairs": {"n": 2},
     "groups": {"n": 4},
@@ -133,26 +132,22 @@ class Meter:
         self._client = client
 
     def __enter__(self) -> "Meter":
-        from rlaif.clients.local import decode
+        self._usual: Callable[..., Any] = packed.read_packed
 
-        self._usual: Callable[..., Any] = decode.read_packed
-
-        def counted(model: Any, packed: Any, keep: Sequence[int]) -> Any:
+        def counted(model: Any, together: Any, keep: Sequence[int]) -> Any:
             begun = time.perf_counter()
-            logits = self._usual(model, packed, keep)
+            logits = self._usual(model, together, keep)
             self.seconds += time.perf_counter() - begun
-            self.rows += sum(map(len, packed.paths))
-            self.read += packed.ids.shape[1]
+            self.rows += sum(map(len, together.paths))
+            self.read += together.ids.shape[1]
             self.passes += 1
             return logits
 
-        decode.read_packed = counted
+        packed.read_packed = counted  # type: ignore[assignment]
         return self
 
     def __exit__(self, *error: object) -> None:
-        from rlaif.clients.local import decode
-
-        decode.read_packed = self._usual
+        packed.read_packed = self._usual
 
 
 async def compare(case: str, client: LocalClient, alone: Alone, prompts: int, repeats: int) -> dict[str, Any]:
@@ -200,7 +195,7 @@ async def count(cases: Sequence[str], prompts: int, model: str) -> None:
         requests = await requests_of(case, prompts)
         texts = [chat.encode_text(r.continuation)[:-1] if r.continuation else [] for r in requests]
         rows = sorted(chat.encode(r.messages) + text for r, text in zip(requests, texts, strict=True))
-        read = sum(len(row) - shared_tokens(before, row) for before, row in zip([[], *rows], rows, strict=False))
+        read = sum(len(row) - packed.shared_tokens(before, row) for before, row in zip([[], *rows], rows, strict=False))
         total = sum(map(len, rows))
         print(f"{case}: {len(rows)} requests, {total} tokens, read {read}, ratio {total / read:.2f}")
     await client.aclose()

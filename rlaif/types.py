@@ -57,7 +57,7 @@ class ChatRequest(Row):
     json_schema: dict[str, Any] | None = None
     sample_index: int = 0
     cache_prefix: int = Field(0, ge=0)
-    continuation: str | None = Field(None, min_length=1)
+    continuation: str | None = None
 
 
 class Usage(Row):

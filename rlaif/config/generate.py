@@ -41,8 +41,8 @@ class JudgeConfig(Config):
     each by itself, for every principle, whether it does that: yes, partly or no. ``rubric``: its criteria are the
     "principles", or "generated" from them by the judge for each prompt. "ranking" puts up to ``group`` into order at
     once, each group shown in two opposite orders, ``rounds`` times. "likelihood" asks nothing: it compares how likely a
-    response is under the principle and under its opposite (local, vllm and scripted models only); ``length``: the "sum"
-    of a response's token log-probs, or their "mean"; ``scale``: what a difference is divided by before it becomes odds.
+    response is under the principle and under its opposite (local, vllm and scripted models only); ``length``: the
+    "mean" of a response's token log-probs, or their "sum"; ``scale``: what a difference of two is divided by.
     "yes_no" shows each by itself as an answer of the judge's own and asks whether it was good: the log-odds of yes.
 
     ``orders``: "both" shows each pair twice, exchanged, and averages (a position preference cancels); "one" shows it
@@ -71,8 +71,8 @@ class JudgeConfig(Config):
     rubric: Literal["principles", "generated"] = "principles"
     group: int = Field(8, ge=2, le=26)
     rounds: int = Field(1, ge=1, le=16)  # of a tournament, where there are more completions than a group: better 3
-    length: Literal["sum", "mean"] = "sum"
-    scale: float = Field(1.0, gt=0)
+    length: Literal["mean", "sum"] = "mean"
+    scale: float = Field(0.2, gt=0)  # nats; with length: sum the default is 20
     models: list[ModelRef] = Field(min_length=1)
     panel: Literal["mean", "majority", "veto", "escalate"] = "mean"
     escalate_below: float = Field(0.5, ge=0, le=1)
@@ -99,7 +99,10 @@ class JudgeConfig(Config):
     def _defaults_of_the_type(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        by_type = {"rubric": {"principles": "all" if values.get("rubric") == "generated" else "each"}}
+        rubric = {"principles": "all" if values.get("rubric") == "generated" else "each"}
+        by_type: dict[str, dict[str, Any]] = {"rubric": rubric}
+        if values.get("length") == "sum":
+            by_type["likelihood"] = {"scale": 20.0}
         mode = values.get("type", "pairwise")
         return {"template": mode, **(by_type.get(mode, {}) if isinstance(mode, str) else {}), **values}
 
@@ -126,7 +129,7 @@ class JudgeConfig(Config):
             raise ValueError(f"with type: likelihood nothing is asked, so there is nothing for {key}; remove it")
         if self.type == "yes_no" and self.labels not in ("auto", "logprob"):
             raise ValueError(f"type: yes_no reads the probabilities of yes and no; labels: {self.labels} gives none")
-        if self.type != "likelihood" and (self.length, self.scale) != ("sum", 1.0):
+        if self.type != "likelihood" and (self.length, self.scale) != ("mean", 0.2):
             raise ValueError("length and scale are for type: likelihood; remove them or set the type")
         if self.many_answers and self.labels == "logprob":
             raise ValueError(f"a reply of type: {self.type} holds many answers and is text or JSON; set labels: auto")

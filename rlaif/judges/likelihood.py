@@ -7,8 +7,9 @@ response x is scored twice, as the given answer to the prompt; its *contrast* is
 
 and P(a is better) = 1 / (1 + exp(-(c(a) - c(b)) / scale)). With ``length: sum`` and ``scale: 1`` that is Bayes' rule:
 if one of the two was written under the principle and the other one under its opposite, by this model, it is the
-probability that a is the one under the principle. Nobody writes like that, so it is too sure of itself: ``scale``
-(nats) takes that back. With ``length: mean`` log P is per token, and the scale smaller by as much as a text is long.
+probability that a is the one under the principle. Nobody writes like that, so it is far too sure of itself, and the
+longer a text, the more of its contrast is noise. ``length: mean``, log P per token, is therefore the default, and
+``scale`` (nats per token, or nats) takes back what is too sure. docs/judging.md has the measurements.
 
 The opposite is the principle's own ``opposite``, else its ``compare`` in the words that the template has for "the
 reverse". log P is of the tokens of the response alone, without the end of the turn. The price: two scored texts a

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -37,6 +37,7 @@ TWO = Principle(id="kind", compare="Which is kinder?", opposite="Which is cruell
 
 
 def judge(script: Script, **settings: Any) -> Judge:
+    settings = {"length": "sum", "scale": 1, **settings}
     config = JudgeConfig.model_validate({"models": ["scripted:m:o"], "type": "likelihood", **settings})
     return make_judge(ScriptedClient(script, capabilities=SCORING), config, "logprob")
 
@@ -80,6 +81,13 @@ async def test_the_mean_is_of_the_tokens_and_the_scale_divides_the_contrast() ->
     found = await verdict(judge(saying(TABLE), scale=10))
     assert found.scores == (0.2, -0.05)
     assert found.p_a == pytest.approx(1 / (1 + exp(-0.25)))
+
+
+def test_the_scale_fits_the_length_unless_it_is_given() -> None:
+    def scale(**settings: Any) -> float:
+        return JudgeConfig.model_validate({"models": ["scripted:m:o"], "type": "likelihood", **settings}).scale
+
+    assert (scale(), scale(length="mean"), scale(length="sum"), scale(length="sum", scale=3)) == (0.2, 0.2, 20, 3)
 
 
 async def test_the_model_gets_the_principle_the_prompt_and_the_response_and_writes_nothing() -> None:
@@ -182,6 +190,7 @@ def test_a_log_probability_that_is_no_number_cannot_be_a_reply() -> None:
 numbers = st.lists(st.floats(-1e3, 0), min_size=1, max_size=5).map(tuple)
 
 
+@settings(max_examples=50)
 @given(st.tuples(numbers, numbers, numbers, numbers), st.sampled_from(["sum", "mean"]), st.floats(1e-3, 1e3))
 async def test_swapping_the_responses_swaps_the_verdict_exactly(
     values: tuple[tuple[float, ...], ...], length: str, scale: float
@@ -241,6 +250,7 @@ def test_every_label_of_a_judge_with_known_truth_comes_out_right(tmp_path: Path,
         "models": [{"model": "scripted:tests.judges.test_likelihood:known", "logprobs": True}],
         "ties": False,
         "length": length,
+        "scale": 1.0,
     }
     other: dict[str, Any] = {"judge_settings": settings, "pairing": {"strategy": "all"}}
     running.write_prompts(tmp_path, PROMPTS)
@@ -286,7 +296,7 @@ def test_a_dry_run_counts_the_given_text_and_prices_it(tmp_path: Path) -> None:
         ({"type": "likelihood", "orders": "one"}, "orders is for type: pairwise"),
         ({"type": "likelihood", "rationale": True}, "nothing is asked, so there is nothing for rationale"),
         ({"type": "likelihood", "labels": "json"}, "nothing is asked, so there is nothing for labels"),
-        ({"length": "mean"}, "length and scale are for type: likelihood"),
+        ({"length": "sum"}, "length and scale are for type: likelihood"),
         ({"type": "score", "scale": 2}, "length and scale are for type: likelihood"),
     ],
 )

@@ -20,8 +20,8 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.utils import logging as hf_logging
 
+from rlaif.clients.local import packed
 from rlaif.clients.local.chat import Chat, Job
-from rlaif.clients.local.packed import can_pack, pack, read_packed, shared_tokens
 from rlaif.errors import ProviderError, RequestError
 from rlaif.hashing import digest, uniform
 from rlaif.types import ChatRequest, TokenLogprobs
@@ -53,7 +53,7 @@ class Decoder:
         logits_bytes = 2**28 if self._device.type == "cpu" else 2**32  # for the logits of one scoring pass
         self._forward_logits = max(1, logits_bytes // (4 * config.vocab_size))
         with torch.inference_mode():
-            self._longest_packed = can_pack(model, list(parameters))
+            self._longest_packed = packed.can_pack(model)
 
     def in_order(self, rows: Sequence[Job]) -> list[Job]:
         """Rows of one kind in the order in which batches are made of them: each beside those it is best read with."""
@@ -63,7 +63,7 @@ class Decoder:
         ordered = sorted(rows, key=lambda row: row.read)
         for row in ordered:
             before, read = read, row.read
-            row.unshared = len(read) - shared_tokens(before, read)
+            row.unshared = len(read) - packed.shared_tokens(before, read)
         return ordered
 
     def fits(self, rows: Sequence[Job]) -> bool:
@@ -113,11 +113,11 @@ class Decoder:
                 return map(self._read_alone, rows)
             _, _, logits_U, of_row = self._read(rows)
             return (logits_U[u : u + 1] for u in of_row)
-        packed = pack([row.read for row in rows], self._device)
-        wanted = [path[-row.kept :] for row, path in zip(rows, packed.paths, strict=True)]
+        together = packed.pack([row.read for row in rows], self._device)
+        wanted = [path[-row.kept :] for row, path in zip(rows, together.paths, strict=True)]
         keep = sorted({place for places in wanted for place in places})
         at = {place: i for i, place in enumerate(keep)}
-        logits = read_packed(self._model, packed, keep)
+        logits = packed.read_packed(self._model, together, keep)
         return (logits[[at[place] for place in places]].float() for places in wanted)
 
     def _read_alone(self, row: Job) -> Any:

@@ -15,6 +15,7 @@ and a scale (soft caps, sinks, biases, windows shorter than a row); see `can_pac
 Shapes: N tokens of the pass, n new tokens of one row, L tokens of that row in all, H heads, D their width.
 """
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ import torch
 from transformers import AttentionInterface
 
 _NAME = "rlaif_packed"
+_TRIAL = ((1, 2, 3, 4, 5, 6), (1, 2, 3, 7, 8), (4, 9, 10, 11, 12, 13, 14))
 
 
 @dataclass(frozen=True)
@@ -92,19 +94,15 @@ def read_packed(model: Any, packed: Packed, keep: Sequence[int]) -> Any:
     return out.logits[0]
 
 
-def can_pack(model: Any, forward_parameters: Sequence[str]) -> int:
+def can_pack(model: Any) -> int:
     """The longest row that may be read packed: 0 for a model that cannot, by its config or by a trial: three short rows
     must come out as they do when each is read by itself."""
     config = model.config.get_text_config(decoder=True)
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if not {"logits_to_keep", "position_ids"} <= set(forward_parameters) or not kinds <= {
-        "full_attention",
-        "sliding_attention",
-    }:
+    takes = {"logits_to_keep", "position_ids"} <= set(inspect.signature(model.forward).parameters)
+    if not takes or not kinds <= {"full_attention", "sliding_attention"}:
         return 0
-    trial = [[1, 2, 3, 4, 5, 6], [1, 2, 3, 7, 8], [4, 9, 10, 11, 12, 13, 14]]
-    if config.vocab_size <= 14:
-        return 0
+    trial = [[token % config.vocab_size for token in row] for row in _TRIAL]
     try:
         packed = pack(trial, model.device)
         found = read_packed(model, packed, [path[-1] for path in packed.paths]).float().log_softmax(-1)
