@@ -210,7 +210,8 @@ class Limiter:
         if self._tpm is None and not any(kind != "requests" for kind in self._told):
             return _ONE
         expected = request.max_tokens if self._mean_output is None else min(request.max_tokens, self._mean_output)
-        return (1.0, sum(len(m.content) for m in request.messages) / CHARACTERS_PER_TOKEN, expected)
+        characters = sum(len(m.content) for m in request.messages) + len(request.continuation or "")
+        return (1.0, characters / CHARACTERS_PER_TOKEN, expected)
 
     # ----------------------------------------------------------------------------------------------- how it went
 

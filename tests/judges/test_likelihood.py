@@ -14,6 +14,7 @@ from rlaif.clients.base import Capabilities
 from rlaif.clients.scripted import Script, ScriptedClient
 from rlaif.config.generate import JudgeConfig
 from rlaif.constitution import constitution_from_text, lint
+from rlaif.engine.budget import token_bounds
 from rlaif.errors import InputError, RequestError
 from rlaif.estimate import estimate
 from rlaif.hashing import digest
@@ -267,6 +268,11 @@ def test_every_label_of_a_judge_with_known_truth_comes_out_right(tmp_path: Path,
         assert pair["prob_chosen"] == pytest.approx(1 / (1 + exp(-(better - worse) / 1000 / n)), abs=1e-9)
     assert {j.order for j in judgements(tmp_path)} == {None}
     assert estimate(running.config(tmp_path, **other)).report()["answered"] == 20 * (4 + 8)
+
+
+def test_the_given_text_counts_for_the_budget() -> None:
+    request = ChatRequest(messages=(Message(role="user", content="x"),), max_tokens=1, continuation="ü" * 1000)
+    assert token_bounds(request, {})[0] >= 2000
 
 
 def test_a_dry_run_counts_the_given_text_and_prices_it(tmp_path: Path) -> None:
