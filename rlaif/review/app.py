@@ -27,7 +27,7 @@ from jinja2 import Environment, StrictUndefined
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -76,8 +76,11 @@ class Guard:
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
-        token, _, rest = scope["path"].removeprefix("/").partition("/")
-        if refusal := self._refusal(scope, token):
+        token, slash, rest = scope["path"].removeprefix("/").partition("/")
+        refusal = self._refusal(scope, token)
+        if refusal is None and not slash:
+            refusal = RedirectResponse(f"/{token}/")  # the page's own addresses are relative
+        if refusal is not None:
             await refusal(scope, receive, with_headers)
             return
         inside = {**scope, "path": f"/{rest}", "raw_path": f"/{rest}".encode(), "root_path": ""}
@@ -171,9 +174,7 @@ class Application:
                 "within": len(within),
                 "done": len(done),
                 "shown": len(keys) - len(hidden),
-                "figures": report(
-                    (self.rows.by_key[key] for key in book.touched if key in inside), book, self.reviewer
-                ),
+                "figures": report(voted, book, self.reviewer),
             }
         )
 

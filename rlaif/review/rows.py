@@ -84,7 +84,7 @@ class Rows:
         with tempfile.TemporaryDirectory(prefix="rlaif-review-") as temporary:
             folder = run if self.finished else Path(temporary)
             if not self.finished:
-                recall(self.config, folder)
+                self._recall_into(folder)
             # Kept open: a run that ends meanwhile puts other files in their place, where no row begins at the same
             # byte; and those of a temporary folder need no name any more.
             for name in ROWS:
@@ -139,6 +139,15 @@ class Rows:
         if not last:
             raise InputError(f"{self.run}: no reply is stored there yet, so there is nothing to review; run it first.")
         return ("replies", last)
+
+    def _recall_into(self, folder: Path) -> None:
+        try:
+            recall(self.config, folder)
+        except InputError as error:
+            raise InputError(
+                f"{self.run}: the run is not finished, and without its files its comparisons cannot be made from the"
+                f" replies: {error} Start this where `rlaif generate` was started, or finish the run."
+            ) from None
 
     def _read_constitution(self) -> None:
         """Weights and questions, while the constitution can be found; without it, ids say enough, and weigh alike."""

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from rlaif.engine.votes import VoteTable
-from rlaif.errors import ProviderError
+from rlaif.errors import InputError, ProviderError
 from rlaif.review.figures import wilson
 from tests import running
 from tests.review.runs import ALL, COMPARISONS, PROMPTS, Page, made, page
@@ -46,6 +46,7 @@ async def test_everything_needs_the_token_assets_too(run: Path) -> None:
             ):
                 refused = await p.http.get(httpx2.URL(p.review.url).join(url))
                 assert (refused.status_code, refused.headers["content-type"][:10]) == (404, "text/plain")
+        assert (await p.http.get(p.review.url[:-1])).headers["location"] == httpx2.URL(p.review.url).path
         wrong = httpx2.URL(p.review.url).join("/wrong/vote")
         assert (await p.http.post(wrong, json={"key": "k", "vote": "left"})).status_code == 404
 
@@ -312,8 +313,10 @@ async def test_an_unfinished_run_is_read_from_its_replies_and_left_as_it_was(tmp
         voted = await p.vote(found["key"], await p.better(found["key"]))
         assert voted["revealed"]["outcome"] == "unjudged"
     assert {path.name for path in run.iterdir()} == before
-    with pytest.raises(ProviderError):
-        await asyncio.to_thread(made, tmp_path, judge="judge_without_key")
+    (tmp_path / "prompts.jsonl").unlink()
+    with pytest.raises(InputError, match=r"run: the run is not finished, .* no such file.* finish the run\."):
+        async with page(run):
+            pass
 
 
 async def test_a_page_loaded_again_shows_what_a_run_has_made_since(own: Path, tmp_path: Path) -> None:

@@ -217,8 +217,8 @@ def test_filters_by_mouse_and_what_was_voted_is_found_again(page: "Page", served
     page.select_option("select[name=show]", "voted")
     page.select_option("select[name=disagreement]", "people")
     has_text(page, "#progress", "1 of 1")
+    page.wait_for_selector("#revealed:not([hidden])")
     assert texts(page) == voted
-    assert page.is_visible("#revealed")
     page.select_option("select[name=disagreement]", "orders")
     page.wait_for_selector("#empty:not([hidden])")
     assert page.is_disabled("button[data-vote=left]")

@@ -1,21 +1,25 @@
 """The command itself: what it refuses, and how it ends."""
 
+import asyncio
+import json
 import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rlaif.engine import Ledger
 from rlaif.engine.votes import read_votes
 from rlaif.errors import InputError
 from rlaif.review import open_review
 from tests import running
-from tests.review.runs import made
+from tests.review.runs import made, page
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,3 +92,50 @@ def test_a_vote_over_a_real_socket_outlives_the_server_however_it_ends(tmp_path:
         assert not (run / "ledger.sqlite-wal").exists()
     with Ledger.open(run / "ledger.sqlite", read_only=True) as ledger:
         assert [vote.reviewer for vote in read_votes(ledger).votes(key[1].decode())] == ["anna"]
+
+
+@pytest.mark.slow
+def test_people_vote_while_a_run_goes_on_and_nothing_of_either_is_lost(tmp_path: Path) -> None:
+    running.write_prompts(tmp_path, [f"Question {i}?" for i in range(60)])
+    models = {"models": ["scripted:tests.review.slow_models:judge"], "ties": True}
+    config = running.config(tmp_path, judge_settings=models, pairing={"strategy": "all"}, prompts_in_flight=4)
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True)), encoding="utf-8")
+    command = [sys.executable, "-m", "rlaif", "generate", str(path), "--json"]
+    generate = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    async def vote() -> int:
+        cast = 0
+        async with page(config.out) as p:
+            while generate.poll() is None:
+                await p.http.get("")  # takes in what is new
+                for _ in range(3):
+                    if key := (await p.next())["key"]:
+                        better = await p.better(key)
+                        await p.vote(key, {"left": "right", "right": "left"}[better])
+                        cast += 1
+        return cast
+
+    while not _replies(config.out / "ledger.sqlite"):
+        assert generate.poll() is None, generate.stderr and generate.stderr.read()
+        time.sleep(0.05)
+    cast = asyncio.run(vote())
+    out, err = generate.communicate(timeout=60)
+    assert generate.returncode == 0, err
+    assert cast >= 3
+    sent = json.loads(out)["ledger"]["stages"]
+    assert sum(stage["stored"] for stage in sent) == 60 * 4 + 60 * 6 * 2
+    again = running.generate(config)
+    assert again.manifest["counts"]["human"] == {"comparisons": cast, "votes": cast}
+    assert again.manifest["counts"]["comparisons"]["pairs"] == 60 * 6
+    assert sum(stage["sent"] for stage in again.manifest["ledger"]["stages"]) == 0
+
+
+def _replies(path: Path) -> int:
+    if not path.exists():
+        return 0
+    try:
+        with Ledger.open(path, read_only=True) as ledger:
+            return int(ledger.read("SELECT count(*) FROM replies")[0][0])
+    except InputError:  # it is just being made
+        return 0
