@@ -261,11 +261,13 @@ def mean_p(odds: Any) -> float:
     return log_odds(statistics.fmean(map(probability, odds)))
 
 
-def mean_of(found: Mapping[str, Signal], *names: str) -> Signal | None:
-    """The mean of the log-odds; None where one of them was not asked for."""
+def mean_of(
+    found: Mapping[str, Signal], *names: str, of: Callable[[list[float]], float] = statistics.fmean
+) -> Signal | None:
+    """The mean of the log-odds, or another one ``of`` them; None where one of them was not asked for."""
     if any(name not in found for name in names):
         return None
-    return {i: statistics.fmean(found[name][i] for name in names) for i in found[names[0]]}
+    return {i: of([found[name][i] for name in names]) for i in found[names[0]]}
 
 
 def standardised(found: Mapping[str, Signal], chosen_on: set[str], *names: str) -> Signal | None:
@@ -278,12 +280,6 @@ def standardised(found: Mapping[str, Signal], chosen_on: set[str], *names: str) 
 
 def agreement(signal: Signal, rows: Sequence[Row]) -> list[float]:
     return [0.5 if signal[r.id] == 0 else float((signal[r.id] > 0) == (r.label == "a")) for r in rows]
-
-
-def with_interval(values: Sequence[float]) -> dict[str, float]:
-    draw = random.Random(0)
-    means = sorted(statistics.fmean(draw.choices(values, k=len(values))) for _ in range(5000))
-    return {"value": statistics.fmean(values), "low": means[125], "high": means[4874], "n": len(values)}
 
 
 def main() -> None:
@@ -316,18 +312,32 @@ def main() -> None:
     halves = {h: [r for r in rows if half(arguments.data, r.id) == h] for h in ("choose", "report")}
     found |= combinations(found, {r.id for r in halves["choose"]})
     print(f"{arguments.data}: {len(rows)} pairs, {len(halves['report'])} of them reported")
-    print("| way | agreement (95 %) | on the half for choosing |\n|---|---|---|")
+    print("| way | reported half (95 %) | half for choosing | all rows (95 %) |\n|---|---|---|---|")
     for name, signal in found.items():
-        e = with_interval(agreement(signal, halves["report"]))
         chosen = f"{statistics.fmean(agreement(signal, halves['choose'])):.1%}" if halves["choose"] else "-"
-        print(f"| {name} | {e['value']:.1%} ({e['low']:.1%} to {e['high']:.1%}) | {chosen} |".replace("%", " %"))
+        parts = (
+            shown(agreement(signal, halves["report"])),
+            chosen,
+            shown(agreement(signal, rows)) if halves["choose"] else "-",
+        )
+        print(f"| {name} | {' | '.join(parts)} |".replace("%", " %"))
+
+
+def shown(values: Sequence[float]) -> str:
+    draw = random.Random(0)
+    means = sorted(statistics.fmean(draw.choices(values, k=len(values))) for _ in range(5000))
+    return f"{statistics.fmean(values):.1%} ({100 * means[125]:.1f} to {100 * means[4874]:.1f})"
 
 
 def combinations(found: Mapping[str, Signal], choose: set[str]) -> dict[str, Signal]:
     """Those named in docs/judging.md, where their parts were asked for."""
     asked = [f"yes_no: {p.id}" for p in ASKED]
+    eight = mean_of(found, *asked)
+    known = {**found, "yes_no: eight": eight} if eight else found
     tried = {
-        "yes_no: mean of the eight": mean_of(found, *asked),
+        "yes_no: eight": eight,
+        "yes_no: eight, mean of p": mean_of(found, *asked, of=mean_p),
+        "yes_no: eight, and likelihood, standardised": standardised(known, choose, "yes_no: eight", "likelihood"),
         "yes_no: ethical and sure": mean_of(found, "yes_no: ethical", "yes_no: sure"),
         "ethical, sure and likelihood, standardised": standardised(
             found, choose, "yes_no: ethical", "yes_no: sure", "likelihood"

@@ -1,14 +1,17 @@
 """`type: yes_no`: a question about each response, as about an answer of the judge's own."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from rlaif.clients.scripted import Script, ScriptedClient
 from rlaif.config.generate import JudgeConfig
+from rlaif.constitution import constitution_from_text
 from rlaif.errors import InputError
 from rlaif.judges.yes_no import YesNoJudge
 from rlaif.types import ChatReply, ChatRequest, Judgement, Principle, Unjudged, Verdict
@@ -159,3 +162,12 @@ def test_every_label_of_a_run_comes_out_right_and_a_completion_is_asked_about_on
         assert quality(pair["chosen"][0]["content"]) > quality(pair["rejected"][0]["content"])
     asked = [r for r in fakes.SENT if r.top_logprobs]
     assert len(asked) == 4 * len(PROMPTS)
+
+
+def test_the_examples_of_the_page_about_judging_load() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "judging.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    judges = [yaml.safe_load(block)["judge"] for block in blocks if block.startswith("judge:")]
+    assert {"yes_no", "pairwise"} <= {JudgeConfig.model_validate(judge).type for judge in judges}
+    (own,) = [block for block in blocks if block.startswith("name: asked-about-itself")]
+    assert all(p.ask for p in constitution_from_text(own, "judging.md").principles)
