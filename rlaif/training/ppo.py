@@ -15,6 +15,7 @@ Not covered: several GPUs, rollouts by vLLM, packing.
 
 import json
 import math
+import pickle
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +40,7 @@ from rlaif.training.folder import (
     train_in_folder,
 )
 from rlaif.training.ppo_check import PreparedPPO, minibatches, order, prepare_ppo
-from rlaif.training.ppo_reward import Answers, FailureLimit, TextReward, open_text_reward
+from rlaif.training.ppo_reward import Answers, FailureLimit, TextReward, open_text_reward, value_scale
 
 STATE, NUMBERS, BROKEN = "state.pt", "trainer_state.json", "failed_batch.jsonl"
 
@@ -95,6 +96,7 @@ def _train(
         config.lora,
         config.value,
         plan.value_path,
+        value_scale=value_scale(config, plan.value_path),
         device=plan.device,
         dtype=plan.dtype,
         autocast=plan.autocast,
@@ -405,9 +407,9 @@ class PPOTrainer:
                 "prompt": self.prepared.tokenizer.decode(rollout.prompts[i]),
                 "completion": rollout.texts[i],
                 "reward": float(rollout.rewards_B[i]),
-                "logps": rollout.logps_BT[i][rollout.mask_BT[i]].tolist(),
-                "reference_logps": rollout.reference_BT[i][rollout.mask_BT[i]].tolist(),
-                "values": rollout.values_BT[i][rollout.mask_BT[i]].tolist(),
+                "logps": _json(rollout.logps_BT[i][rollout.mask_BT[i]].tolist()),
+                "reference_logps": _json(rollout.reference_BT[i][rollout.mask_BT[i]].tolist()),
+                "values": _json(rollout.values_BT[i][rollout.mask_BT[i]].tolist()),
             }
             for i in rows
         ]
@@ -467,8 +469,13 @@ class PPOTrainer:
             self.kl.coefficient = float(numbers["kl_coefficient"])
             self.reward.load_state(numbers["reward"])
             self.failures.recent = [(int(failed), int(rows)) for failed, rows in numbers["failures"]]
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
-            raise InputError(f"{folder}: this checkpoint is damaged ({error}); remove it and resume again.") from None
+        except (OSError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(f"{folder}: this checkpoint is damaged ({why}); remove it and resume again.") from None
+
+
+def _json(values: Sequence[float]) -> list[float | str]:
+    return [value if math.isfinite(value) else str(value) for value in values]
 
 
 def _add(sums: dict[str, float], **figures: float) -> None:

@@ -152,16 +152,19 @@ def load_models(
     value: Literal["separate", "shared"],
     value_path: str,
     *,
+    value_scale: tuple[float, float] = (1.0, 0.0),
     device: str,
     dtype: str,
     autocast: bool,
     gradient_checkpointing: bool,
 ) -> PolicyAndValue:
-    """``value_path``: what a separate value model begins from. A new adapter and a new head are drawn from torch's
+    """``value_path``: what a separate value model begins from; from a reward model's score s it foresees, with
+    ``value_scale`` (a, b), a * s + b. A new adapter and a new head are drawn from torch's
     generator. Raises InputError when a folder holds no such model."""
     transformers.utils.logging.disable_progress_bar()  # one bar for loading, another for writing, below ours
     # peft asks transformers for a name that is going away; nobody here can do anything about it.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing_enable", category=FutureWarning)
     policy = _load(transformers.AutoModelForCausalLM, model_path, dtype)
     reference = None
     value_model = _load(transformers.AutoModel, value_path, dtype) if value == "separate" else None
@@ -174,7 +177,7 @@ def load_models(
     hidden = int(policy.config.get_text_config().hidden_size)
     if value_model is not None:
         hidden = int(value_model.config.get_text_config().hidden_size)
-    head = _value_head(value_path if value == "separate" else None, hidden)
+    head = _value_head(value_path if value == "separate" else None, hidden, value_scale)
     models = PolicyAndValue(policy, reference, value_model, head, autocast)
     models.to(device)
     for module in [models, *([reference] if reference is not None else [])]:
@@ -214,13 +217,14 @@ def _adapted(model: Any, lora: LoraConfig) -> Any:
     return adapted
 
 
-def _value_head(folder: str | None, hidden: int) -> nn.Linear:
+def _value_head(folder: str | None, hidden: int, scale: tuple[float, float]) -> nn.Linear:
     """Foresees 0 everywhere, or, from a reward model's folder, what that would give."""
     head = nn.Linear(hidden, 1)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     if folder is not None and (score := _score_weight(Path(folder))) is not None:
-        head.weight.data.copy_(score.float())
+        head.weight.data.copy_(scale[0] * score.float())
+        head.bias.data.fill_(scale[1])
     return head
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from rlaif.config.train.ppo import RewardModelConfig, TrainPPOConfig
-from rlaif.engine import Budget
+from rlaif.engine import Budget, Ledger
 from rlaif.errors import InputError, QualityError, TaskError
 from rlaif.rewards import CompositeReward, PartsMonitor
 from rlaif.rewards.normalise import RunningNorm
+from rlaif.runs import LEDGER
 from rlaif.training.group_reward import opener
 from rlaif.training.reward_functions import RewardFunction
 from rlaif.training.reward_model import RewardModel, Scorer, model_folder, read_policy
@@ -104,7 +105,7 @@ class TextReward:
         if self.model is not None:
             told["reward_model"] = {"scores": self.norm.count, "mean": self.norm.mean, "std": self.norm.std}
         if self.budget is not None:
-            told["judge_cost_usd"] = str(self.budget.spent)
+            told["judge"] = self.budget.report()
         return told
 
     def state(self) -> dict[str, Any]:
@@ -159,12 +160,26 @@ def open_text_reward(config: TrainPPOConfig, stack: ExitStack) -> TextReward:
     budget: Budget | None = None
     if config.reward is not None:
         opened: Callable[[], CompositeReward]
-        opened, budget = opener(config.reward, config.out, config.max_cost, stack)
+        opened, budget = opener(
+            config.reward, config.max_cost, lambda: stack.enter_context(Ledger.open(config.out / LEDGER))
+        )
         function = RewardFunction(config.reward, monitor=PartsMonitor(max_infrastructure=1.0), opened=opened)
         stack.callback(function.close)
     if config.reward_model is not None:
         model = RewardModel.load(config.reward_model.path, device=config.device)
     return TextReward(function, model, config.reward_model, budget)
+
+
+def value_scale(config: TrainPPOConfig, value_path: str) -> tuple[float, float]:
+    """(a, b) so that a * score + b is about the reward that the reward model in ``value_path`` will give: its scores
+    are normalised by statistics of what is sampled, which its own after training come near."""
+    settings = config.reward_model
+    if settings is None or Path(value_path) != model_folder(Path(settings.path)):
+        return 1.0, 0.0
+    if not settings.normalise:
+        return settings.weight, 0.0
+    policy = read_policy(Path(value_path))
+    return settings.weight / policy.std, -settings.weight * policy.mean / policy.std
 
 
 class FailureLimit:
@@ -190,4 +205,4 @@ class FailureLimit:
         self.recent = recent
 
 
-__all__ = ["Answers", "FailureLimit", "TextReward", "check_reward", "open_text_reward"]
+__all__ = ["Answers", "FailureLimit", "TextReward", "check_reward", "open_text_reward", "value_scale"]

@@ -46,6 +46,28 @@ _ELSEWHERE = {
     "lora_target_modules": "write 'lora: {target_modules: ...}'.",
     "lora_target": "write 'lora: {target_modules: ...}'.",
     "rank": "write 'r'.",
+    # PPO, as TRL had it before 1.13
+    "num_ppo_epochs": "write 'ppo_epochs'.",
+    "num_mini_batches": "write 'batch_size' (completions in an optimizer step); the number of minibatches follows.",
+    "mini_batch_size": "write 'batch_size' (completions in an optimizer step).",
+    "total_episodes": "write 'steps'; a step is prompts_per_step x samples_per_prompt completions.",
+    "response_length": "write 'max_new_tokens'.",
+    "init_kl_coef": "write 'kl: {coefficient: ...}'.",
+    "kl_coef": "write 'kl: {coefficient: ...}'.",
+    "adap_kl_ctrl": "write 'kl: {target: ...}' for a coefficient that adapts.",
+    "target_kl": "write 'kl: {target: ...}'.",
+    "kl_estimator": "k1 is penalised and k3 reported beside it.",
+    "cliprange": "write 'clip'.",
+    "cliprange_value": "write 'value_clip'.",
+    "vf_coef": "write 'value_coefficient' (of 'value: shared'; a separate value model has a loss of its own).",
+    "whiten_rewards": "advantages are always whitened; a reward is normalised by 'reward: {normalise: {of: ...}}'.",
+    "reward_model_path": "write 'reward_model'.",
+    "value_model_path": "write 'value_model'.",
+    "sft_model_path": "write 'model'; the reference is that model before training.",
+    "local_rollout_forward_batch_size": "write 'micro_batch_size' (completions computed at once).",
+    "num_sample_generations": "nothing is sampled beside the training; compare before and after with `rlaif eval`.",
+    "stop_token": "generation stops where the model's own generation does.",
+    "stop_token_id": "generation stops where the model's own generation does.",
 }
 
 
