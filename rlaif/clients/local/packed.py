@@ -144,6 +144,8 @@ def _attend(
     unknown = [name for name in ("softcap", "s_aux", "position_bias") if others.get(name) is not None]
     if unknown or attention_mask is not None:
         raise NotImplementedError(f"packed attention with {unknown or 'a mask'}")
+    if query.is_cuda and query.shape[1] != key.shape[1]:  # with a mask its fast kernels take no grouped heads
+        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
     out = query.new_empty(*query.shape[:3], value.shape[-1])
     for row in packed_rows:
         out[:, :, row.start : row.end] = torch.nn.functional.scaled_dot_product_attention(
