@@ -36,6 +36,12 @@ _HELP = {
     Example:
       rlaif train kto train.yaml --set data=answers.jsonl --set epochs=2
     """,
+    "online": """Rounds of sampling, judging and DPO, each from the model of the round before.
+
+    \b
+    Example:
+      rlaif train online train.yaml --set rounds=3 --set max_cost=5
+    """,
     "rloo": """REINFORCE leave-one-out: as grpo, each completion against the mean of the others of its group.
 
     \b

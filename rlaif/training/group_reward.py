@@ -11,7 +11,6 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from rlaif.config.rewards import Node
 from rlaif.engine import Budget, Ledger, open_client
 from rlaif.errors import InputError, TaskError
 from rlaif.rewards import CompositeReward, PartsMonitor, Scored, open_reward
-from rlaif.runs import LEDGER
 from rlaif.training.reward_functions import RewardFunction, text_of
 from rlaif.verifiers.base import Task
 from rlaif.verifiers.judged import JudgeOptions, JudgeVerifier
@@ -82,21 +80,6 @@ class GroupReward:
                 " the reward finer, or the groups larger"
             )
         return None
-
-    def prepare(self) -> None:
-        """Check every task. Raises InputError for the first that is wrong, with how many are."""
-        wrong: list[tuple[int, str]] = []
-        for row, task in enumerate(self.tasks):
-            try:
-                self.function.prepare([task])
-            except TaskError as error:
-                wrong.append((row, str(error)))
-        if wrong:
-            row, why = wrong[0]
-            raise InputError(
-                f"{len(wrong)} of {len(self.tasks)} prompts have no task for the reward; the first is prompt {row + 1}"
-                f" ({str(self.tasks[row]['prompt'])[:60]!r}): {why}"
-            )
 
     def submit(self, rows: Sequence[int], completions: Sequence[Any], ids: Sequence[Sequence[int]]) -> None:
         """Start scoring what the trainer is about to ask for."""
@@ -165,6 +148,26 @@ class GroupReward:
         log_metric("masked", sum(self.masked) / len(self.scored))
 
 
+def check_tasks(config: Node, tasks: Sequence[Task]) -> None:
+    """Check every task, before anything is spent. Raises InputError for the first that is wrong, with how many are."""
+    function = RewardFunction(config)
+    wrong: list[tuple[int, str]] = []
+    try:
+        for row, task in enumerate(tasks):
+            try:
+                function.prepare([task])
+            except TaskError as error:
+                wrong.append((row, str(error)))
+    finally:
+        function.close()
+    if wrong:
+        row, why = wrong[0]
+        raise InputError(
+            f"{len(wrong)} of {len(tasks)} prompts have no task for the reward; the first is prompt {row + 1}"
+            f" ({str(tasks[row]['prompt'])[:60]!r}): {why}"
+        )
+
+
 class StoredJudge(JudgeVerifier):
     """A judge whose replies are kept in a ledger and whose requests are paid from a budget."""
 
@@ -183,20 +186,20 @@ def has_judge(config: Node) -> bool:
 
 
 def opener(
-    config: Node, out: Path, max_cost: Decimal | None, stack: ExitStack
+    config: Node, max_cost: Decimal | None, ledger: Callable[[], Ledger]
 ) -> tuple[Callable[[], CompositeReward], Budget | None]:
-    """What opens the reward for a training in ``out``, and the budget of its judges. The ledger is closed with
-    ``stack``. Without a judge there is neither ledger nor budget."""
+    """What opens the reward, and the budget of its judges. ``ledger`` is opened where there is a judge; without one
+    there is neither ledger nor budget."""
     if not has_judge(config):
         return lambda: open_reward(config), None
-    ledger = stack.enter_context(Ledger.open(out / LEDGER))
-    budget = Budget(max_cost, ledger)
+    stored = ledger()
+    budget = Budget(max_cost, stored)
 
     def opened() -> CompositeReward:
         reward = open_reward(config)
         for part, verifier in reward.verifiers.items():
             if isinstance(verifier, JudgeVerifier):
-                reward.verifiers[part] = StoredJudge(verifier.options, ledger, budget)
+                reward.verifiers[part] = StoredJudge(verifier.options, stored, budget)
         return reward
 
     return opened, budget

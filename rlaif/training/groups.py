@@ -14,12 +14,12 @@ from typing import Any, Literal
 
 from rlaif.config.train.grpo import GroupConfig
 from rlaif.embedded import keep_buffers
+from rlaif.engine import Ledger
 from rlaif.errors import InputError, QualityError
 from rlaif.hashing import digest
 from rlaif.preferences import place, read_rows
 from rlaif.prompts import read_prompts
-from rlaif.rewards import open_reward
-from rlaif.runs import write_text
+from rlaif.runs import LEDGER, write_text
 from rlaif.training.check import (
     CheckReport,
     CostReport,
@@ -35,7 +35,7 @@ from rlaif.training.check import (
     versions_line,
 )
 from rlaif.training.folder import CHECKPOINTS, Progress, StopAsked, Trained, TrainResult, train_in_folder
-from rlaif.training.group_reward import GroupReward, has_judge, opener
+from rlaif.training.group_reward import GroupReward, check_tasks, has_judge, opener
 from rlaif.training.model import ModelFacts, TokenizerFacts, load_tokenizer, model_facts, tokenizer_facts
 from rlaif.training.plan import Load, Machine, Plan, Setting, Work, decide, start_notes, this_machine
 from rlaif.types import Prompt
@@ -102,7 +102,7 @@ def prepare_groups(config: GroupConfig, method: Method) -> PreparedGroups:
             " tokens)."
         )
     tasks = [task_of(found[i]) for i in kept]
-    _check_reward(config, tasks)
+    check_tasks(config.reward, tasks)
     facts = model_facts(config.model_name, config.lora)
     machine = this_machine(config.device)
     plan = _plan(config, method, facts, machine, [sizes[i] for i in kept])
@@ -175,7 +175,9 @@ def _train(
     if prepared.plan.device == "cpu":
         keep_buffers()
     set_seed(config.seed)  # the adapter's first weights are drawn
-    opened, budget = opener(config.reward, config.out, config.max_cost, stack)
+    opened, budget = opener(
+        config.reward, config.max_cost, lambda: stack.enter_context(Ledger.open(config.out / LEDGER))
+    )
     reward = GroupReward(
         config.reward,
         prepared.tasks,
@@ -326,21 +328,6 @@ def _ids(tokenizer: Any, prompt: list[dict[str, str]] | str, config: GroupConfig
     except Exception as error:  # noqa: BLE001  a template is somebody else's program: it may raise anything
         raise InputError(f"{config.data}: the model's chat template refuses a prompt ({error}).") from None
     return list(found["input_ids"])
-
-
-def _check_reward(config: GroupConfig, tasks: Sequence[Task]) -> None:
-    reward = GroupReward(
-        config.reward,
-        tasks,
-        group_size=config.group_size,
-        max_failed=config.max_failed,
-        max_flat=config.max_flat,
-        opened=lambda: open_reward(config.reward),
-    )
-    try:
-        reward.prepare()
-    finally:
-        reward.function.close()
 
 
 def _plan(config: GroupConfig, method: Method, facts: ModelFacts, machine: Machine, sizes: Sequence[int]) -> Plan:

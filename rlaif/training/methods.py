@@ -7,11 +7,13 @@ from typing import Any
 from rlaif.config.train import TrainConfig, TrainDPOConfig, TrainPPOConfig, TrainRewardConfig
 from rlaif.config.train.grpo import TrainGRPOConfig, TrainRLOOConfig
 from rlaif.config.train.kto import TrainKTOConfig
+from rlaif.config.train.online import TrainOnlineConfig
 from rlaif.training.check import CheckReport, check_dpo
 from rlaif.training.dpo import train_dpo
 from rlaif.training.folder import TrainResult
 from rlaif.training.grpo import check_grpo, train_grpo
 from rlaif.training.kto import check_kto, train_kto
+from rlaif.training.online import check_online, train_online
 from rlaif.training.ppo import train_ppo
 from rlaif.training.ppo_check import check_ppo
 from rlaif.training.reward import check_reward, train_reward
@@ -33,5 +35,6 @@ METHODS = {
     "ppo": Method(TrainPPOConfig, check_ppo, train_ppo),
     "grpo": Method(TrainGRPOConfig, check_grpo, train_grpo),
     "kto": Method(TrainKTOConfig, check_kto, train_kto),
+    "online": Method(TrainOnlineConfig, check_online, train_online),
     "rloo": Method(TrainRLOOConfig, check_rloo, train_rloo),
 }
