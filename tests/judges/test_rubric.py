@@ -177,7 +177,7 @@ async def test_the_embedded_model_answers_for_each_criterion() -> None:
     from rlaif.config.models import ModelConfig
 
     client = LocalClient(ModelConfig(model="local:smollm2"))
-    config = JudgeConfig.model_validate({"models": ["local:smollm2"], "type": "rubric"})
+    config = JudgeConfig.model_validate({"models": ["local:smollm2"], "type": "rubric", "min_label_mass": 0.0})
     try:
         found = await verdict(make_judge(client, config, "logprob"), "It scatters blue light, friend.", "asdf asdf")
     finally:
