@@ -68,9 +68,9 @@ def config(data: Path, out: Path, seed: int, steps: int) -> TrainPPOConfig:
             "reward": REWARD,
             "missing_eos_penalty": 0.5,
             "value": "shared",
-            "learning_rate": 5e-4,
-            "value_learning_rate": 5e-3,
-            "kl": {"coefficient": 0.02},
+            "learning_rate": 2.5e-4,
+            "value_learning_rate": 1e-3,
+            "kl": {"coefficient": 0.05},
             "device": "cpu",
         }
     )
@@ -157,7 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=24)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     results = []

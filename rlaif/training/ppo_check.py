@@ -248,7 +248,9 @@ def _plan(
     checkpointing, micro, memory = _memory(config, facts, machine, dtype, value_path, tasks, notes)
     asked = config.warmup if config.warmup >= 1 else config.warmup * config.steps
     warmup = min(int(asked), config.steps // 2)
-    notes.append(Setting("warmup steps", warmup, "config"))
+    said = "config" if config.warmup >= 1 else f"{config.warmup:.0%} of {config.steps} steps"
+    notes.append(Setting("warmup steps", warmup, said))
+    notes.append(Setting("schedule", "linear to 0" if config.schedule == "linear" else "constant", "config"))
     save = config.save_steps or max(1, config.steps // 10)
     notes.append(Setting("checkpoint every", f"{save} steps", "config" if config.save_steps else "ten in a training"))
     plan = PPOPlan(
@@ -298,7 +300,9 @@ def _memory(
             if need <= budget:
                 why = "config" if config.micro_batch_size != "auto" else f"about {micro * row} tokens at once"
                 notes.append(Setting("micro batch", micro, why))
-                notes.append(Setting("gradient checkpointing", bool(checkpointing), "memory decides, or config"))
+                why = "memory needs it" if checkpointing else "memory is enough without; it would cost a forward pass"
+                why = why if config.gradient_checkpointing == "auto" else "config"
+                notes.append(Setting("gradient checkpointing", bool(checkpointing), why))
                 return bool(checkpointing), micro, int(fixed + need)
     raise InputError(
         f"{facts.name}: training needs about {(fixed + need) / _GB:.1f} GB on the {machine.device} and"

@@ -19,7 +19,7 @@ from rlaif.errors import InputError, ProviderError, QualityError  # noqa: E402
 from rlaif.training.ppo import PPOTrainer, Rollout, distinct_n, train_ppo  # noqa: E402
 from rlaif.training.ppo_check import PreparedPPO, minibatches, order, prepare_ppo  # noqa: E402
 from rlaif.training.ppo_model import load_models, make_batch, same_tokens  # noqa: E402
-from rlaif.training.ppo_reward import Answers, FailureLimit, TextReward  # noqa: E402
+from rlaif.training.ppo_reward import Answers, FailureLimit, TextReward, value_scale  # noqa: E402
 from rlaif.training.reward_functions import RewardFunction  # noqa: E402
 from rlaif.types import Message, Prompt  # noqa: E402
 from tests.training.ppo_rewards import BROKEN  # noqa: E402
@@ -52,6 +52,22 @@ def config(tiny_model: Path, tmp_path: Path) -> Make:
         return TrainPPOConfig.model_validate(values | changes)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def reward_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reward model with the policy's tokens, and what `rlaif train reward` leaves beside its weights."""
+    from transformers import AutoModelForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("reward") / "model"
+    loader: Any = AutoModelForSequenceClassification
+    torch.manual_seed(5)
+    loader.from_pretrained(tiny_model, num_labels=1).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).write_bytes((tiny_model / name).read_bytes())
+    policy = {"form": "conversational", "end_ids": [1], "max_length": 256, "mean": 0.5, "std": 2.0}
+    (folder / "reward_model.json").write_text(json.dumps(policy), encoding="utf-8")
+    return folder.parent
 
 
 def weights(folder: Path) -> dict[str, Any]:
@@ -110,7 +126,7 @@ def test_the_reward_rises_and_a_model_is_left(config: Make, lora: Any, value: st
         config(
             lora=lora,
             value=value,
-            steps=12,
+            steps=8,
             samples_per_prompt=8,
             batch_size=16,
             learning_rate=0.02,
@@ -148,12 +164,16 @@ def test_the_adapter_on_the_first_model_is_the_merged_model(config: Make, tiny_m
 # --------------------------------------------------------------------------------------------------------- resume
 
 
-@pytest.mark.parametrize("lora", [{"r": 2}, None])
-def test_stopped_and_resumed_is_the_same_training_bit_for_bit(config: Make, lora: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("modelled", [False, True])
+def test_stopped_and_resumed_is_the_same_training_bit_for_bit(
+    config: Make, modelled: bool, reward_model: Path, tmp_path: Path
+) -> None:
+    """With LoRA and a reward of running statistics; with all weights and a reward model beside the verifier."""
     settings: dict[str, Any] = {
-        "lora": lora,
+        "lora": None if modelled else {"r": 2},
         "steps": 4,
-        "reward": {"normalise": {"of": MUTE}},
+        "reward": MUTE if modelled else {"normalise": {"of": MUTE}},
+        "reward_model": str(reward_model) if modelled else None,
         "kl": {"coefficient": 0.1, "target": 1.0, "horizon": 50},
     }
     whole = train_ppo(config(**settings, out=str(tmp_path / "whole")))
@@ -276,8 +296,7 @@ def test_too_many_failures_end_the_training_and_it_can_go_on(config: Make, monke
     assert (settings.out / "checkpoints" / "checkpoint-1").is_dir()  # though no save was due
     monkeypatch.delenv(BROKEN)
     resumed = train_ppo(settings, resume=True)
-    whole = train_ppo(settings.model_copy(update={"out": settings.out.parent / "whole"}))
-    assert same(whole.model, resumed.model)
+    assert [point["masked"] for point in resumed.manifest["curve"]] == [0, 0, 0]
 
 
 def test_the_share_of_failures_is_taken_over_the_last_completions() -> None:
@@ -412,36 +431,39 @@ def test_a_value_model_of_lora_shares_the_frozen_weights_and_learns_on_its_own(c
     assert not {id(p) for p in policy} & {id(p) for p in value}
 
 
-def test_a_value_model_can_begin_from_a_reward_model(config: Make, tiny_model: Path, tmp_path: Path) -> None:
-    """A separate value model, begun from a classifier's weights, foresees the classifier's score at every token."""
+def test_a_value_model_begins_from_the_reward_model(config: Make, reward_model: Path) -> None:
+    """At every token it foresees the score, on the scale that the reward will have."""
     from transformers import AutoModelForSequenceClassification
 
-    loader: Any = AutoModelForSequenceClassification
-    torch.manual_seed(5)
-    reward = loader.from_pretrained(tiny_model, num_labels=1)
-    reward.save_pretrained(tmp_path / "reward")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / "reward" / name).write_bytes((tiny_model / name).read_bytes())
-    settings = config(value_model=str(tmp_path / "reward"))
+    settings = config(reward_model={"path": str(reward_model), "weight": 3.0})
     prepared = prepare_ppo(settings)
-    assert "reward" in prepared.report.model.value
+    scale = value_scale(settings, prepared.plan.value_path)
+    assert scale == (1.5, -0.75)  # 3 * (score - 0.5) / 2
     models = load_models(
         prepared.model_path,
         settings.lora,
         "separate",
         prepared.plan.value_path,
-        value_scale=(2.0, 1.0),
+        value_scale=scale,
         device="cpu",
         dtype="float32",
         autocast=False,
         gradient_checkpointing=False,
     )
+    loader: Any = AutoModelForSequenceClassification
+    scorer = loader.from_pretrained(reward_model / "model", num_labels=1)
     ids = (3, 5, 8, 13, 21, 34)
     with torch.no_grad():
-        hidden = reward.model(torch.tensor([ids])).last_hidden_state[0]
-        expected = 2.0 * reward.score(hidden).squeeze(-1) + 1.0
+        expected = 1.5 * scorer.score(scorer.model(torch.tensor([ids])).last_hidden_state[0]).squeeze(-1) - 0.75
         found = models(make_batch([ids[:3]], [ids[3:]], 1, "cpu"), 1.0).values_BT[0]
     assert torch.allclose(found, expected[2:5], atol=1e-5)
+
+
+def test_a_reward_model_alone_is_a_reward(config: Make, reward_model: Path) -> None:
+    result = train_ppo(config(reward=None, reward_model=str(reward_model), steps=2))
+    assert result.manifest["reward_model"]["scores"] == 16
+    assert all(abs(point["reward"]) < 5 and point["reward_std"] > 0 for point in result.manifest["curve"])
+    assert "parts/reward_model" in result.manifest["curve"][0]
 
 
 def test_models_with_other_tokens_are_told_apart(tiny_model: Path, tmp_path: Path) -> None:
