@@ -11,6 +11,7 @@ from rlaif.data_doctor import Report, examine
 from rlaif.data_folder import CARD, DATA
 from rlaif.errors import InputError, ProviderError, QualityError, RlaifError
 from rlaif.preferences import is_saved
+from rlaif.runs import CONFIG, LEDGER, MANIFEST
 
 TOKEN = "HF_TOKEN"
 
@@ -45,6 +46,9 @@ def plan(source: str | Path, name: str) -> Plan:
     if not source.is_dir():
         raise InputError(f"{source}: no such folder; give a run folder or a data set folder.")
     folder = source / DATA if (source / DATA / CARD).is_file() else source
+    if folder is source and any((source / name).exists() for name in (CONFIG, LEDGER, MANIFEST)):
+        # Its other files are nobody else's: prompts, replies and what they cost.
+        raise InputError(f"{source}: this run has no {DATA}/ with a card yet; run `rlaif generate` on it to the end.")
     if is_saved(folder):
         raise InputError(f"{folder}: was written by save_to_disk, which the hub cannot show; write it with to_parquet.")
     uploads = tuple(_uploads(folder))

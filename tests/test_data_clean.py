@@ -157,7 +157,7 @@ def made(number: int, kind: str) -> Any:
     return {"as is": row, "near": near(row), "swapped": swapped(row)}[kind]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pieces, st.sets(st.sampled_from([d for d in ALL if d != "overlap"])))
 def test_kept_and_removed_are_all_rows_and_a_second_time_takes_out_nothing(
     tmp_path: Path, of: list[tuple[int, str]], drop: set[Drop]

@@ -33,7 +33,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "set").mkdir()
-    write(tmp_path / "set" / "train.jsonl", CLEAN)
+    write(tmp_path / "set" / "pairs.jsonl", CLEAN)
     (tmp_path / "set" / "README.md").write_text("---\ntags:\n- preference\n---\n\n# Pairs\n")
     (tmp_path / "set" / ".hidden.jsonl").write_text("{}")
     (tmp_path / "set" / "notes.txt").write_text("mine")
@@ -47,7 +47,7 @@ def push(folder: Path, server: Hub, name: str = "somebody/pairs", **how: bool) -
 def test_the_data_and_its_card_arrive_as_they_are_and_nothing_else(folder: Path, server: Hub) -> None:
     assert push(folder, server) == f"{server.url}/datasets/somebody/pairs"
     made = server.repositories["somebody/pairs"]
-    assert made["files"] == {name: (folder / name).read_bytes() for name in ("README.md", "train.jsonl")}
+    assert made["files"] == {name: (folder / name).read_bytes() for name in ("README.md", "pairs.jsonl")}
     assert made["commits"] == ["40 preference pairs"]
     assert not made["private"]
 
@@ -61,7 +61,7 @@ def test_a_name_that_is_taken_is_refused_and_updated_where_that_is_asked_for(fol
     push(folder, server)
     with pytest.raises(ProviderError, match="somebody/pairs already"):
         push(folder, server)
-    write(folder / "train.jsonl", CLEAN[:30])
+    write(folder / "pairs.jsonl", CLEAN[:30])
     push(folder, server, update=True)
     assert server.repositories["somebody/pairs"]["commits"] == ["40 preference pairs", "30 preference pairs"]
     with pytest.raises(ProviderError, match="no data set somebody/other"):
@@ -110,7 +110,7 @@ def test_without_a_token_in_the_environment_nothing_is_sent(
 
 
 def test_data_with_errors_is_not_pushed_unless_it_must_be(folder: Path, server: Hub) -> None:
-    write(folder / "train.jsonl", [*CLEAN, {**clean(99), "chosen": f"Use {KEY} there."}])
+    write(folder / "pairs.jsonl", [*CLEAN, {**clean(99), "chosen": f"Use {KEY} there."}])
     with pytest.raises(QualityError, match="1 rows hold a key, token") as caught:
         push(folder, server)
     assert KEY not in str(caught.value)
@@ -133,8 +133,15 @@ def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
         hub_module.plan(tmp_path / "missing", "a/b")
 
 
+def test_of_a_run_that_is_not_finished_nothing_is_pushed(folder: Path) -> None:
+    (folder / "ledger.sqlite").write_bytes(b"")
+    with pytest.raises(InputError, match="no data/ with a card yet"):
+        hub_module.plan(folder, "a/b")
+
+
 def test_a_dry_run_needs_no_token_and_shows_what_would_go(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN", raising=False)
+    (folder / "pairs.jsonl").rename(folder / "train.jsonl")  # a data set folder that is nothing else
     result = CliRunner().invoke(rlaif, ["data", "push", str(folder), "somebody/pairs", "--dry-run", "--private"])
     assert result.exit_code == 0, result.output
     size = (folder / "train.jsonl").stat().st_size
