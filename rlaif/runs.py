@@ -42,6 +42,7 @@ MAY_CHANGE = (
     "in_flight",
     "proposals",
     "candidates",
+    "given",
     "keep",
     "tasks",
     "choose_by",

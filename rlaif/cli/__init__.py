@@ -23,7 +23,7 @@ _COMMANDS = {
     "data": ("rlaif.cli.data:data", "What is wrong with preference data before training on it."),
     "train": ("rlaif.cli.train:train", "Tune a model on preference data."),
     "eval": ("rlaif.cli.eval:evaluate", "Two models on the same prompts: what became better, and what worse."),
-    "constitution": ("rlaif.cli.constitution:constitution", "Check, show and import constitutions."),
+    "constitution": ("rlaif.cli.constitution:constitution", "Check, show, import, compare and learn constitutions."),
     "review": ("rlaif.cli.review:review", "Vote on what a run compared, blind, on a local page."),
     "report": ("rlaif.cli.report:report", "A run as one HTML file."),
     "doctor": ("rlaif.cli.doctor:doctor", "What is installed, which keys are set, whether the models answer."),

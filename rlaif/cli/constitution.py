@@ -385,11 +385,10 @@ def _tell_diff(report: Mapping[str, Any]) -> None:
     from rlaif.run_diff import FATES
 
     click.echo("")
-    spent = "" if not report["usd"] else f", {report['usd']:.4f} USD"
-    click.echo(
-        f"{report['run']}: {report['pairs_before']} pairs before, {report['pairs_after']} after;"
-        f" {report['asked']} questions asked anew{spent}, their replies are in the run's ledger"
-    )
+    spent = f" for {report['usd']:.4f} USD" if report["usd"] else ""
+    where = f"{spent}; the replies are in the run's ledger" if report["asked"] else ""
+    pairs = f"{report['pairs_before']} pairs before, {report['pairs_after']} after"
+    click.echo(f"{report['run']}: {pairs}; {report['asked']} questions asked anew{where}")
     for fate, what in FATES.items():
         if report["fates"][fate]:
             click.echo(f"  {report['fates'][fate]:>6}  {fate}: {what}")

@@ -36,7 +36,7 @@ from rlaif.judging.gold import GoldPair, data_digest
 from rlaif.learning.labelled import Labelled, Parts, parts, read_labelled
 from rlaif.learning.programs import programs
 from rlaif.learning.propose import UNANSWERED, Proposal, Proposer, Wording, merge
-from rlaif.learning.votes import Choice, Figures, KeepRule, chance, choose, figures, together, turned
+from rlaif.learning.votes import Choice, Figures, KeepRule, beats_chance, chance, choose, figures, together, turned
 from rlaif.learning.writing import constitution_yaml
 from rlaif.panel import together as opinion
 from rlaif.runs import RowFiles, on_disk, open_run, write_text
@@ -126,13 +126,24 @@ def check_out(config: LearnConfig) -> None:
         raise InputError(f"--out {out}: a constitution is a .yaml file.")
     if not out.exists():
         return
-    try:
-        written = json.loads((config.folder / REPORT).read_bytes())["file"]
-    except (OSError, ValueError, KeyError, TypeError):
-        written = None
-    if written != digest(out.read_text(encoding="utf-8", errors="replace")):
-        what = "was edited since it was learned" if written else "was not learned here"
+    ours = _written(config)
+    if _content(out) not in ours:
+        what = "was edited since it was learned" if ours else "was not learned here"
         raise InputError(f"{out}: {what} and would be overwritten; move it away or give another --out.")
+
+
+def _written(config: LearnConfig) -> list[str]:
+    """Hashes of what this folder wrote to ``config.out`` last, and before that: between the report and the constitution
+    a run may be killed."""
+    try:
+        found = json.loads((config.folder / REPORT).read_bytes())["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [str(one) for one in found] if isinstance(found, list) else []
+
+
+def _content(file: Path) -> str:
+    return digest(file.read_text(encoding="utf-8", errors="replace"))
 
 
 @dataclass
@@ -162,7 +173,7 @@ class Candidate:
 
 @dataclass
 class Learning:
-    """One run. ``votes``: of each candidate, by id, on the pairs of each part it was asked about."""
+    """One run: asks, then tells. ``judgements``: all that the judge said."""
 
     config: LearnConfig
     labelled: Labelled
@@ -352,7 +363,7 @@ class Learning:
         config = self.config
         by_id = {c.principle.id: c.principle for c in found.candidates}
         text = constitution_yaml(config.out.stem, report, [by_id[name] for name, _ in found.kept], command)
-        report = {"file": digest(text), "command": command, **report}
+        report = {"files": [digest(text), *_written(config)[:1]], "command": command, **report}
         with RowFiles(config.folder, ("proposals", "candidates", "judgements")) as files:
             for proposal in proposals:
                 files.write("proposals", proposal.row())
@@ -406,8 +417,7 @@ def vote(pair: GoldPair, judgements: Sequence[Judgement]) -> float | None:
 
 def learned(found: Found, unjudged: float, max_unjudged: float) -> bool:
     """Whether the constitution explains the held-out labels better than chance, by verdicts that are mostly there."""
-    low = found.together.accuracy.low if found.together else None
-    return low is not None and low > 0.5 and unjudged <= max_unjudged
+    return found.together is not None and beats_chance(found.together) and unjudged <= max_unjudged
 
 
 def finding(found: Found, unjudged: float, max_unjudged: float) -> str:

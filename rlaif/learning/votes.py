@@ -80,6 +80,14 @@ def figures(votes: Votes, prompts: Sequence[str], *, interval: bool = True) -> F
     return Figures(len(votes), said["right"], said["wrong"], said["unjudged"], found["accuracy"], found["coverage"])
 
 
+def beats_chance(found: Figures) -> bool:
+    """Whether it is right more often than a coin: by the interval, and, since the bootstrap of a few votes that are all
+    right has no width, by the sign test too (one-sided, 2.5 %)."""
+    decided = found.right + found.wrong
+    tail = sum(math.comb(decided, k) for k in range(found.right, decided + 1)) / 2**decided
+    return found.accuracy.low is not None and found.accuracy.low > 0.5 and tail <= 0.025
+
+
 def _said(vote: float | None) -> str:
     if vote is None:
         return "unjudged"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif.learning.votes import KeepRule, Signs, chance, choose, figures, together, turned
+from rlaif.learning.votes import KeepRule, Signs, beats_chance, chance, choose, figures, together, turned
 
 VOTES = st.lists(st.one_of(st.none(), st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])), min_size=1, max_size=30)
 
@@ -30,6 +30,14 @@ def test_a_missing_verdict_is_neither_right_nor_wrong_nor_half() -> None:
     assert (found.right, found.wrong, found.unjudged) == (0, 0, 2)
     assert found.accuracy.value is None
     assert found.coverage.value == 0.0
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "beats"),
+    [(1, 0, False), (5, 0, False), (6, 0, True), (0, 0, False), (55, 45, False), (65, 35, True), (35, 65, False)],
+)
+def test_a_few_right_votes_do_not_beat_chance(right: int, wrong: int, beats: bool) -> None:
+    assert beats_chance(figures([*[1.0] * right, *[0.0] * wrong, 0.5], prompts(right + wrong + 1))) is beats
 
 
 def test_many_pairs_of_one_prompt_are_no_more_evidence_than_one() -> None:
