@@ -411,7 +411,7 @@ def _lines(
         ("data", f"{data.source}: {data.prompts} prompts, {shape}; {data.too_long} longer than {config.max_prompt}"),
         ("tokens", f"prompt {spread(data.prompt_tokens)} (median / 95 % / largest); up to {config.max_new_tokens} new"),
         ("model", f"{facts.name}: {facts.architecture}, {facts.parameters / 1e6:.1f} M parameters, ends {tokens.eos}"),
-        ("steps", f"{cost.steps} of {step} completions, {cost.micro_batch_size} at once; {completions} in all"),
+        ("steps", f"{cost.steps} of {step}, {cost.micro_batch_size} at once; {completions} in all"),
         ("memory", f"about {cost.memory_gb:.1f} GB of {cost.memory_free_gb:.1f} GB that are free"),
         ("time", f"at most {duration(cost.seconds)} ({cost.basis}; if every completion is as long as it may be)"),
     ]

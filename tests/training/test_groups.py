@@ -1,6 +1,8 @@
 """GRPO and RLOO: the same steps as TRL's, masked rows left out, KL measured, resumed exactly."""
 
 import json
+import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ from rlaif.errors import InputError, QualityError
 from rlaif.rewards import Scored
 from rlaif.training.grpo import check_grpo, train_grpo
 from rlaif.training.rloo import train_rloo
-from rlaif.types import Reward, Unverified
+from rlaif.types import ChatRequest, Reward, Unverified
 from rlaif.verifiers import Task
 from tests.training.tiny import write_jsonl
 
@@ -422,3 +424,33 @@ def test_rounds_ask_every_prompt_once_an_epoch_and_each_round_for_all_of_its_ste
     assert sorted(asked[:5]) == sorted(asked[5:]) == [0, 1, 2, 3, 4]
     assert asked[:5] != asked[5:]
     assert list(Rounds(prompts=5, rounds=5, prompts_per_step=2, group_size=3, repeats=2, seed=1)) == rows
+
+
+# ------------------------------------------------------------------------------------------------ judges in the reward
+
+JUDGED: list[str] = []
+
+
+def says(request: ChatRequest) -> str:
+    """Yes where the response holds an "a" or an "o", under either meaning of the labels."""
+    text = request.messages[-1].content
+    JUDGED.append(text)
+    response = re.findall(r"<response>\n(.*?)\n</response>", text, re.DOTALL)[-1]
+    yes, no = re.findall(r"\b([XY])\b", request.messages[-1].content.rpartition("</response>")[2])[:2]
+    return yes if {"a", "o"} & set(response) else no
+
+
+@pytest.mark.slow
+def test_a_judge_is_asked_once_for_each_completion_however_often_a_training_is_begun(make: Make) -> None:
+    judge = {"model": "scripted:tests.training.test_groups:says", "needs_reference": False}
+    config = make(reward={"verifier": "judge", "options": judge}, steps=2, max_failed=1.0)
+    first = train(config)
+    asked = len(JUDGED)
+    assert asked > 8
+    assert (config.out / "ledger.sqlite").is_file()
+    assert first.manifest["budget"]["usd"] == 0
+    before = weights(first.model)
+    shutil.rmtree(first.model)  # as if it had been killed before anything was saved
+    again = train(config)
+    assert len(JUDGED) == asked
+    assert all((weights(again.model)[key] == value).all() for key, value in before.items())
