@@ -160,7 +160,7 @@ function reveal(comparison) {
 }
 
 function verdict({ vote: own, revealed }) {
-  if (revealed.judge === null) return [make("span", "", "No judge was asked about these two.")];
+  if (revealed.judge === null) return [make("span", "", "No judge has answered about these two.")];
   const agrees = (own === "both_bad" ? "tie" : own) === revealed.judge;
   let told = WORDS[revealed.judge];
   if (revealed.p_left !== null) told += `, probability that left is better ${decimal(revealed.p_left)}`;
@@ -252,8 +252,7 @@ at("votes").addEventListener("click", (event) => {
 
 filters.addEventListener("change", (event) => {
   event.target.blur(); // the keys vote again
-  shown = null;
-  alone(next);
+  alone(() => move({ after: "" }));
 });
 filters.addEventListener("submit", (event) => event.preventDefault());
 

@@ -42,7 +42,7 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One comparison. ``judge``: the choice of all judges together (None: none was asked), with ``p_a``, the
+    """One comparison. ``judge``: the choice of all judges together (None: none has answered), with ``p_a``, the
     probability that a is better. ``opposed``: some judge chose differently in its two orders; ``split``: some judge
     prefers a and another b. ``outcome``: "pair", or why there is none; ``chosen``: of a pair. ``places``: where its
     judgements begin in judgements.jsonl."""
@@ -211,7 +211,7 @@ class Rows:
         for ids, pair in pairs.items():  # decided without a judge
             if ids not in seen:
                 seen.add(ids)
-                a, b = sorted(ids)
+                a, b = sorted(ids, key=lambda id_: self._completions[id_][0])
                 yield self._item(pair.prompt_id, a, b, [], pair, None)
         for (a_, b_), drop in dropped.items():
             if frozenset((a_, b_)) not in seen and a_ in self._completions and b_ in self._completions:
@@ -245,7 +245,8 @@ class Rows:
         opinion = found if isinstance(found, Opinion) else None
         judge: Choice | None = None
         if isinstance(found, Unjudged):
-            judge = "invalid"
+            # While a run goes on, what has no reply is not answered yet: that is no verdict missing.
+            judge = None if found.reason == "provider_error" and not self.finished else "invalid"
         elif opinion is not None:
             judge = "tie" if abs(opinion.p_a - 0.5) <= _EPSILON else "a" if opinion.p_a > 0.5 else "b"
         return Item(
@@ -302,6 +303,7 @@ def _config_of(run: Path) -> GenerateConfig:
     document = read_yaml(run / CONFIG)
     if "policy" not in document.data:
         raise InputError(f"{run}: was not made by `rlaif generate`, so there are no comparisons of samples to review.")
+    document.data.pop("reward", None)  # verifiers decided while the run went on; none is asked for a page
     config = validate(GenerateConfig, document)
     return config.model_copy(update={"out": run})
 
