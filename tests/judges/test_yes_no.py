@@ -169,5 +169,5 @@ def test_the_examples_of_the_page_about_judging_load() -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     judges = [yaml.safe_load(block)["judge"] for block in blocks if block.startswith("judge:")]
     assert {"yes_no", "pairwise"} <= {JudgeConfig.model_validate(judge).type for judge in judges}
-    (own,) = [block for block in blocks if block.startswith("name: asked-about-itself")]
+    (own,) = [block for block in blocks if block.startswith("name: three-questions")]
     assert all(p.ask for p in constitution_from_text(own, "judging.md").principles)
