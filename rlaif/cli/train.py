@@ -116,4 +116,7 @@ def _train(
     if losses:
         took = duration(result.manifest["seconds"])
         click.echo(f"{len(losses)} steps, {took}: loss {losses[0]:.3f} -> {losses[-1]:.3f}")
+    rewards = [point["reward"] for point in result.manifest["curve"] if "reward" in point]
+    if rewards:
+        click.echo(f"reward {rewards[0]:.3f} -> {rewards[-1]:.3f}")
     click.echo(f"{result.model}")

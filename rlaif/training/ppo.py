@@ -42,7 +42,7 @@ from rlaif.training.folder import (
 from rlaif.training.ppo_check import PreparedPPO, minibatches, order, prepare_ppo
 from rlaif.training.ppo_reward import Answers, FailureLimit, TextReward, open_text_reward, value_scale
 
-STATE, NUMBERS, BROKEN = "state.pt", "trainer_state.json", "failed_batch.jsonl"
+STATE, NUMBERS, BROKEN, SAMPLES = "state.pt", "trainer_state.json", "failed_batch.jsonl", "samples.jsonl"
 
 
 def train_ppo(
@@ -103,6 +103,7 @@ def _train(
         gradient_checkpointing=plan.gradient_checkpointing,
     )
     trainer = PPOTrainer(config, prepared, models, reward)
+    _keep_samples(config.out / SAMPLES, int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
     if checkpoint is not None:
         trainer.load(checkpoint)
     trainer.run(stop, progress)
@@ -186,7 +187,7 @@ class PPOTrainer:
             self.step += 1
             self.curve.append({"step": self.step, **metrics})
             progress(self.step, self.config.steps, _note(metrics))
-            if self.step < self.config.steps and (stop.asked or self.step % self.plan.save_every == 0):
+            if stop.asked or (self.step < self.config.steps and self.step % self.plan.save_every == 0):
                 self.save()
                 saved = self.step
 
@@ -229,6 +230,7 @@ class PPOTrainer:
             (abs(a - b) for i, s in enumerate(sampled) for a, b in zip(s.logps, logps_BT[i].tolist(), strict=False)),
             default=0.0,
         )
+        self._write_sample(answers, rewards)
         kept = [i for i, reward in enumerate(rewards) if reward is not None]
         if not kept:
             return None, metrics
@@ -250,6 +252,14 @@ class PPOTrainer:
             rewards_B=rewards_B,
         )
         return rollout, metrics
+
+    def _write_sample(self, answers: Answers, rewards: Sequence[float | None]) -> None:
+        """The completions of the step's first prompt, for people to read."""
+        many = self.config.samples_per_prompt
+        asked, texts = answers.prompts[0].messages[-1].content, list(answers.texts[:many])
+        line = {"step": self.step + 1, "prompt": asked, "completions": texts, "rewards": list(rewards[:many])}
+        with (self.config.out / SAMPLES).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def _draws(self, rows: int) -> Any:
         from rlaif.training.rollout import draws
@@ -472,6 +482,14 @@ class PPOTrainer:
         except (OSError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
             why = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(f"{folder}: this checkpoint is damaged ({why}); remove it and resume again.") from None
+
+
+def _keep_samples(file: Path, step: int) -> None:
+    """Forget the samples of steps after ``step``: they will be made again."""
+    if file.is_file():
+        lines = file.read_text(encoding="utf-8").split("\n")
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        write_text(file, "".join(f"{line}\n" for line in kept))
 
 
 def _json(values: Sequence[float]) -> list[float | str]:

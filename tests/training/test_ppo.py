@@ -82,6 +82,7 @@ def same(one: Path, other: Path) -> bool:
 
 
 def trainer_of(config: TrainPPOConfig) -> PPOTrainer:
+    config.out.mkdir(exist_ok=True)
     prepared = prepare_ppo(config)
     torch.manual_seed(config.seed)
     return PPOTrainer(config, prepared, models_of(config, prepared), reward_of(config))
@@ -118,7 +119,9 @@ def stopping(at: int) -> Callable[[int, int, str], None]:
 # ------------------------------------------------------------------------------------------------------- training
 
 
-@pytest.mark.parametrize(("lora", "value"), [({"r": 4}, "shared"), (None, "separate")])
+@pytest.mark.parametrize(
+    ("lora", "value"), [({"r": 4}, "shared"), pytest.param(None, "separate", marks=pytest.mark.slow)]
+)
 def test_the_reward_rises_and_a_model_is_left(config: Make, lora: Any, value: str, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -189,6 +192,18 @@ def test_stopped_and_resumed_is_the_same_training_bit_for_bit(
     assert whole.manifest["curve"] == resumed.manifest["curve"]  # KL coefficient, values and rewards, to the last bit
     assert whole.manifest["curve"][3]["kl_coefficient"] != 0.1
     assert any(point["masked"] for point in whole.manifest["curve"])
+    samples = [(out / "samples.jsonl").read_text(encoding="utf-8") for out in (whole.out, resumed.out)]
+    assert samples[0] == samples[1]
+    assert [json.loads(line)["step"] for line in samples[0].splitlines()] == [1, 2, 3, 4]
+
+
+def test_stopped_in_its_last_step_nothing_is_done_again(config: Make) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train_ppo(config(), progress=stopping(3))
+    told: list[int] = []
+    result = train_ppo(config(), resume=True, progress=lambda done, total, note: told.append(done))
+    assert told == [3]
+    assert len(result.manifest["curve"]) == 3
 
 
 def test_another_config_cannot_resume(config: Make) -> None:
@@ -414,6 +429,7 @@ def test_micro_batches_change_nothing_but_rounding(config: Make, value: str) -> 
     assert (found[0] - found[2]).abs().mean() < 1e-5
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_nothing_but_memory(config: Make) -> None:
     plain = train_ppo(config(steps=1))
     saving = train_ppo(config(steps=1, gradient_checkpointing=True, out=str(plain.out.parent / "saving")))
