@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from rlaif.training.check import CheckReport, check_dpo
     from rlaif.training.dpo import train_dpo
     from rlaif.training.folder import TrainResult
+    from rlaif.training.ppo import train_ppo
+    from rlaif.training.ppo_check import check_ppo
     from rlaif.training.reward import check_reward, train_reward
     from rlaif.training.reward_model import RewardModel
 
@@ -18,11 +20,23 @@ _HOME = {
     "check_dpo": "rlaif.training.check",
     "TrainResult": "rlaif.training.folder",
     "train_dpo": "rlaif.training.dpo",
+    "check_ppo": "rlaif.training.ppo_check",
+    "train_ppo": "rlaif.training.ppo",
     "check_reward": "rlaif.training.reward",
     "train_reward": "rlaif.training.reward",
     "RewardModel": "rlaif.training.reward_model",
 }
-__all__ = ["CheckReport", "RewardModel", "TrainResult", "check_dpo", "check_reward", "train_dpo", "train_reward"]
+__all__ = [
+    "CheckReport",
+    "RewardModel",
+    "TrainResult",
+    "check_dpo",
+    "check_ppo",
+    "check_reward",
+    "train_dpo",
+    "train_ppo",
+    "train_reward",
+]
 
 
 def __getattr__(name: str) -> Any:
