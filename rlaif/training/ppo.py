@@ -255,11 +255,11 @@ class PPOTrainer:
 
     def _write_sample(self, answers: Answers, rewards: Sequence[float | None]) -> None:
         """The completions of the step's first prompt, for people to read."""
-        many = self.config.samples_per_prompt
-        asked, texts = answers.prompts[0].messages[-1].content, list(answers.texts[:many])
-        line = {"step": self.step + 1, "prompt": asked, "completions": texts, "rewards": list(rewards[:many])}
+        asked = answers.prompts[0].messages[-1].content
         with (self.config.out / SAMPLES).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            for text, reward in list(zip(answers.texts, rewards, strict=True))[: self.config.samples_per_prompt]:
+                line = {"step": self.step + 1, "prompt": asked, "completion": text, "reward": reward}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def _draws(self, rows: int) -> Any:
         from rlaif.training.rollout import draws

@@ -179,3 +179,15 @@ def test_the_command_checks_and_spends_nothing(config: Make, tmp_path: Path) -> 
     assert not (tmp_path / "out").exists()
     told = CliRunner().invoke(rlaif, ["train", "ppo", str(file), "--check", "--json"])
     assert json.loads(told.output)["cost"]["steps"] == 20
+
+
+def test_the_command_trains_and_leaves_a_report(config: Make, tmp_path: Path) -> None:
+    file = tmp_path / "ppo.yaml"
+    small = config(reward="tests.training.ppo_rewards:Letters", steps=2, prompts_per_step=2, batch_size=8)
+    file.write_text(yaml.safe_dump(small.model_dump(mode="json")), encoding="utf-8")
+    result = CliRunner().invoke(rlaif, ["train", "ppo", str(file), "--set", "max_new_tokens=4"])
+    assert result.exit_code == 0, result.output
+    assert "reward 0." in result.output
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Samples" in page
+    assert "kl_k3" in page or "KL" in page
