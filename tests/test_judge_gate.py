@@ -1,6 +1,7 @@
 """A run whose judge must first agree with people: `judge.gold` and `judge.min_kappa`."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from rlaif.errors import InputError, ProviderError, QualityError
 from rlaif.estimate import estimate
+from rlaif.judging import card
 from tests import fakes, running
 from tests.running import GenerateConfig, generate, rows
 
@@ -34,8 +36,10 @@ def config(folder: Path, *, judge: str = "judge", min_kappa: float | None = 0.5,
 
 
 @pytest.fixture(autouse=True)
-def nothing_sent() -> None:
+def nothing_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     fakes.SENT.clear()
+    for name in ("verdict_figures", "bias_figures"):  # intervals cost more than all the rest, and few need them
+        monkeypatch.setattr(card, name, partial(getattr(card, name), resamples=100))
 
 
 def test_a_judge_that_agrees_with_people_passes_and_its_card_is_in_the_run_folder(tmp_path: Path) -> None:
