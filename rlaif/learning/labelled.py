@@ -18,7 +18,7 @@ from typing import NamedTuple
 from rlaif.errors import InputError
 from rlaif.hashing import digest, uniform
 from rlaif.judging.gold import GoldPair, read_gold
-from rlaif.preferences import Pair, Turn, read_preferences, read_rows
+from rlaif.preferences import Pair, Turn, read_pair, read_rows
 from rlaif.sampling import given
 from rlaif.types import Comparison, Message, Prompt
 
@@ -54,9 +54,7 @@ def read_labelled(source: str, limit: int | None = None) -> Labelled:
     if source.startswith("hf:") or _is_gold(path):
         found: Iterator[GoldPair] = iter(read_gold(source if source.startswith("hf:") else str(path)))
     else:
-        preferences = read_preferences(str(path))
-        left_out.update(preferences.dropped)
-        found = (_gold(pair, preferences.implicit_prompt) for pair in preferences.pairs)
+        found = _preferences(path)
     pairs: dict[tuple[str, str, str], GoldPair] = {}
     for pair in found:
         if limit is not None and len(pairs) >= limit:
@@ -67,7 +65,7 @@ def read_labelled(source: str, limit: int | None = None) -> Labelled:
         else:
             pairs[key] = pair
     if not pairs:
-        why = ", ".join(f"{n} {reason}" for reason, n in sorted(left_out.items()))
+        why = ", ".join(f"{n} {reason}" for reason, n in sorted(left_out.items())) or "no rows"
         raise InputError(f"{source}: no pair in it prefers one of two texts ({why}); nothing to learn.")
     return Labelled(source, tuple(pairs.values()), left_out)
 
@@ -103,7 +101,11 @@ def _useless(pair: GoldPair) -> str | None:
     if pair.label == "tie":
         return "tie"
     a, b = pair.comparison.a.text, pair.comparison.b.text
-    return "identical" if a.strip() == b.strip() else "empty_answer" if not (a.strip() and b.strip()) else None
+    if a.strip() == b.strip():
+        return "identical"
+    if not (a.strip() and b.strip()):
+        return "empty_answer"
+    return None if any(m.content.strip() for m in pair.comparison.prompt.messages) else "no_prompt"
 
 
 def _is_gold(path: Path) -> bool:
@@ -120,6 +122,16 @@ def _is_gold(path: Path) -> bool:
 # ------------------------------------------------------------------------------------------------- from preferences
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
+
+
+def _preferences(path: Path) -> Iterator[GoldPair]:
+    """Row by row: what is left out is known when a transcript has been cut into its turns."""
+    name, rows = read_rows(path)
+    for at, row in rows:
+        if isinstance(row, InputError):
+            raise row
+        pair, (_, implicit) = read_pair(row, name, at)
+        yield _gold(pair, implicit)
 
 
 def _gold(pair: Pair, implicit: bool) -> GoldPair:
@@ -144,6 +156,8 @@ def _told(pair: Pair, implicit: bool) -> tuple[tuple[Message, ...], str, str]:
                 cut = min(len(one), len(two)) - 1 if shared is None else shared
                 return _messages(one[:cut]), _said(one[cut:]), _said(two[cut:])
         turns = _turns(pair.prompt) or [{"role": "user", "content": pair.prompt}]
+        if turns[-1] == {"role": "assistant", "content": ""}:  # "Assistant:", to go on from
+            turns = turns[:-1]
         return _messages(turns), pair.chosen_text, pair.rejected_text
     return _messages(pair.prompt), pair.chosen_text, pair.rejected_text
 
@@ -159,7 +173,7 @@ def _turns(text: str) -> list[Turn]:
         {"role": "user" if match[1] == "Human" else "assistant", "content": whole[match.end() : end].strip()}
         for match, end in zip(found, ends, strict=True)
     ]
-    return turns if turns[-1]["content"] or turns[-1]["role"] == "user" else turns[:-1]  # "Assistant:" to go on from
+    return turns
 
 
 def _said(turns: Sequence[Turn]) -> str:

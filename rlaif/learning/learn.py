@@ -422,12 +422,14 @@ def learned(found: Found, unjudged: float, max_unjudged: float) -> bool:
 
 def finding(found: Found, unjudged: float, max_unjudged: float) -> str:
     """What came out, in sentences."""
+    missing = f"{unjudged:.0%} of the verdicts are missing"
     if found.together is None:
-        return "nothing explains the labels better than chance would: no principle was kept."
+        why = f" ({missing})" if unjudged > max_unjudged else ""
+        return f"nothing explains the labels better than chance would{why}: no principle was kept."
     said = f"{len(found.kept)} principles together decide {_rate(found.together)} of the held-out pairs as labelled"
     said = said.replace("1 principles together decide", "1 principle decides")
     if unjudged > max_unjudged:
-        return f"{said}, but {unjudged:.0%} of the verdicts are missing, too many to believe it."
+        return f"{said}, but {missing}, too many to believe it."
     if not learned(found, unjudged, max_unjudged):
         return f"{said}: no better than chance, whatever they did on the pairs they were chosen on."
     return f"{said}. {_beside_programs(found)}"

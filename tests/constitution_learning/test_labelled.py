@@ -67,6 +67,17 @@ def test_a_transcript_becomes_a_conversation(tmp_path: Path, row: dict[str, Any]
     assert other(pair).strip() == "Because I say so."
 
 
+def test_an_answer_that_begins_like_the_other_is_no_empty_one(tmp_path: Path) -> None:
+    (pair,) = read(tmp_path, {"chosen": f"{SPOKEN} Because", "rejected": f"{SPOKEN} Because I say so."}).pairs
+    assert (preferred(pair), other(pair)) == ("Because", "Because I say so.")
+
+
+def test_an_answer_that_is_missing_is_an_empty_one(tmp_path: Path) -> None:
+    good = {"chosen": f"{SPOKEN} Yes.", "rejected": f"{SPOKEN} No."}
+    found = read(tmp_path, good, {"chosen": f"{SPOKEN} Because.", "rejected": SPOKEN})
+    assert len(found.pairs) == found.left_out["empty_answer"] == 1
+
+
 def test_a_run_folder_is_read(tmp_path: Path) -> None:
     running.run(tmp_path, ["One?", "Two?"])
     found = read_labelled(str(tmp_path / "run"))
@@ -86,6 +97,8 @@ def test_what_prefers_nothing_is_left_out_and_counted(tmp_path: Path) -> None:
     )
     assert [p.label for p in found.pairs] == ["a", "b"]
     assert found.left_out == {"tie": 1, "identical": 1, "empty_answer": 1, "repeated": 1}
+    found = read(tmp_path, {"chosen": "a b", "rejected": "c d"}, {"prompt": "Q", "chosen": "x", "rejected": "y"})
+    assert found.left_out == {"no_prompt": 1}
 
 
 def test_a_file_that_prefers_nothing_is_an_error(tmp_path: Path) -> None:
