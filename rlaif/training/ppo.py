@@ -39,7 +39,7 @@ from rlaif.training.folder import (
     in_one_piece,
     train_in_folder,
 )
-from rlaif.training.ppo_check import PreparedPPO, minibatches, order, prepare_ppo
+from rlaif.training.ppo_check import PreparedPPO, Task, minibatches, order, prepare_ppo
 from rlaif.training.ppo_reward import Answers, FailureLimit, TextReward, open_text_reward, value_scale
 
 STATE, NUMBERS, BROKEN, SAMPLES = "state.pt", "trainer_state.json", "failed_batch.jsonl", "samples.jsonl"
@@ -153,9 +153,8 @@ class PPOTrainer:
 
         from rlaif.training.ppo_losses import KLController
 
-        self.config, self.prepared, self.plan, self.models, self.reward = (
-            config, prepared, prepared.plan, models, reward,
-        )  # fmt: skip
+        self.config, self.prepared, self.plan = config, prepared, prepared.plan
+        self.models, self.reward = models, reward
         self.step, self.curve = 0, list[dict[str, float]]()
         self.kl = KLController(config.kl.coefficient, config.kl.target, config.kl.horizon)
         self.failures = FailureLimit(config.max_failed)
@@ -196,98 +195,90 @@ class PPOTrainer:
     def collect(self) -> tuple[Rollout | None, dict[str, float]]:
         """The completions of this step that have a reward (None: there are none), and figures about all of them.
         Changes no weight; leaves running statistics of the reward as they were if it raises."""
-        import torch
+        tasks = [t for t in order(self.config, self.prepared.tasks, self.step) for _ in range(self._each)]
+        sampled = self._sample(tasks)
+        texts = [self._text(s.ids, s.ended) for s in sampled]
+        answers = Answers([task.prompt for task in tasks], texts, [len(s.ids) for s in sampled])
+        self.reward.submit(answers)  # judged while the models below run
+        everything, entropy_BT = self._look(tasks, sampled, texts)
+        rewards = self._score(answers)
+        self._write_sample(answers, rewards)
+        metrics = _about_all(rewards, sampled, texts) | self.reward.parts
+        metrics["sampler_gap"] = _largest_gap(sampled, everything.logps_BT)
+        kept = [i for i, reward in enumerate(rewards) if reward is not None]
+        if not kept:
+            return None, metrics
+        for i in kept:
+            penalty = 0.0 if sampled[i].ended else self.config.missing_eos_penalty
+            everything.rewards_B[i] = float(rewards[i] or 0.0) - penalty
+        rollout = everything.where(kept)
+        metrics["entropy"] = float(entropy_BT[kept].sum() / rollout.mask_BT.sum())
+        return rollout, metrics
 
-        from rlaif.training.rollout import sample
+    @property
+    def _each(self) -> int:
+        return self.config.samples_per_prompt
 
-        config = self.config
-        tasks = order(config, self.prepared.tasks, self.step)
-        each = [task for task in tasks for _ in range(config.samples_per_prompt)]
-        before = self.reward.state()
+    def _sample(self, tasks: Sequence[Task]) -> list[Any]:
+        """A completion for each task; equal ones stand in a row."""
+        from rlaif.training.rollout import draws, sample
+
+        seeds = [(self.config.seed, "sample", self.step, row) for row in range(len(tasks))]
         self.models.eval()
         with self.models.precision():
-            sampled = sample(
+            found: list[Any] = sample(
                 self.models.policy,
-                [task.ids for task in tasks],
-                self._draws(len(each)),
+                [task.ids for task in tasks[:: self._each]],
+                draws(seeds, self.config.max_new_tokens),
                 end_ids=self.prepared.end_ids,
                 pad_id=self.pad_id,
-                temperature=config.temperature,
+                temperature=self.config.temperature,
             )
-        texts = [self._text(s.ids, s.ended) for s in sampled]
-        answers = Answers([task.prompt for task in each], texts, [len(s.ids) for s in sampled])
-        self.reward.submit(answers)
-        prompts, completions = [task.ids for task in each], [s.ids for s in sampled]
-        logps_BT, reference_BT, values_BT, entropy_BT, mask_BT = self._look(prompts, completions)
+        return found
+
+    def _score(self, answers: Answers) -> list[float | None]:
+        """Raises QualityError for too many failures, and what the reward raises."""
+        before = self.reward.state()
         try:
             rewards = self.reward.score(answers)
             self.failures.add(self.reward.failed, len(rewards), self.reward.example)
         except RlaifError:
             self.reward.load_state(before)
             raise
-        metrics = _about_all(rewards, sampled, texts) | self.reward.parts
-        metrics["sampler_gap"] = max(
-            (abs(a - b) for i, s in enumerate(sampled) for a, b in zip(s.logps, logps_BT[i].tolist(), strict=False)),
-            default=0.0,
-        )
-        self._write_sample(answers, rewards)
-        kept = [i for i, reward in enumerate(rewards) if reward is not None]
-        if not kept:
-            return None, metrics
-        found = [float(reward) for reward in rewards if reward is not None]
-        penalty = [0.0 if sampled[i].ended else config.missing_eos_penalty for i in kept]
-        rewards_B = torch.tensor([r - p for r, p in zip(found, penalty, strict=True)], device=logps_BT.device)
-        chosen = torch.tensor(kept, device=logps_BT.device)
-        entropy = entropy_BT[chosen].sum() / mask_BT[chosen].sum()
-        metrics["entropy"] = float(entropy)
-        rollout = Rollout(
-            rows=kept,
-            prompts=[prompts[i] for i in kept],
-            completions=[completions[i] for i in kept],
-            texts=[texts[i] for i in kept],
-            mask_BT=mask_BT[chosen],
-            logps_BT=logps_BT[chosen],
-            reference_BT=reference_BT[chosen],
-            values_BT=values_BT[chosen],
-            rewards_B=rewards_B,
-        )
-        return rollout, metrics
+        return rewards
 
     def _write_sample(self, answers: Answers, rewards: Sequence[float | None]) -> None:
         """The completions of the step's first prompt, for people to read."""
         asked = answers.prompts[0].messages[-1].content
         with (self.config.out / SAMPLES).open("a", encoding="utf-8") as file:
-            for text, reward in list(zip(answers.texts, rewards, strict=True))[: self.config.samples_per_prompt]:
+            for text, reward in list(zip(answers.texts, rewards, strict=True))[: self._each]:
                 line = {"step": self.step + 1, "prompt": asked, "completion": text, "reward": reward}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-    def _draws(self, rows: int) -> Any:
-        from rlaif.training.rollout import draws
-
-        return draws([(self.config.seed, "sample", self.step, row) for row in range(rows)], self.config.max_new_tokens)
 
     def _text(self, ids: Sequence[int], ended: bool) -> str:
         return str(self.prepared.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True))
 
-    def _look(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> tuple[Any, ...]:
-        """(log-probs, reference log-probs, values, entropy, mask) of every completion, each (B, T)."""
+    def _look(self, tasks: Sequence[Task], sampled: Sequence[Any], texts: list[str]) -> tuple[Rollout, Any]:
+        """Every completion as a rollout whose rewards are not known yet, and the entropy of each token (B, T)."""
         import torch
 
-        rows, width = len(completions), max(map(len, completions))
-        found = [torch.zeros(rows, width, device=self.models.device) for _ in range(4)]
-        mask_BT = torch.zeros(rows, width, dtype=torch.bool, device=self.models.device)
+        prompts, completions = [task.ids for task in tasks], [s.ids for s in sampled]
+        rows, width, device = len(completions), max(map(len, completions)), self.models.device
+        logps_BT, reference_BT, values_BT, entropy_BT = (torch.zeros(rows, width, device=device) for _ in range(4))
+        mask_BT = torch.zeros(rows, width, dtype=torch.bool, device=device)
         for chunk in self._micro_batches(range(rows), prompts, completions):
             batch = self._batch(chunk, prompts, completions)
             with torch.no_grad():
                 output = self.models(batch, self.config.temperature)
-                reference = self.models.reference_logps(batch, self.config.temperature)
-            at, here = torch.tensor(chunk, device=self.models.device), batch.mask_BT.shape[1]
-            for tensor, values in zip(
-                found, (output.logps_BT, reference, output.values_BT, output.entropy_BT), strict=True
-            ):
-                tensor[at, :here] = values
-            mask_BT[at, :here] = batch.mask_BT
-        return (*found, mask_BT)
+            at = (torch.tensor(chunk, device=device), slice(batch.mask_BT.shape[1]))
+            reference_BT[at] = self.models.reference_logps(batch, self.config.temperature)
+            logps_BT[at], values_BT[at], entropy_BT[at] = output.logps_BT, output.values_BT, output.entropy_BT
+            mask_BT[at] = batch.mask_BT
+        unknown_B = torch.full((rows,), math.nan, device=device)
+        rollout = Rollout(
+            list(range(rows)), prompts, completions, texts, mask_BT, logps_BT, reference_BT, values_BT, unknown_B
+        )
+        return rollout, entropy_BT
 
     # -------------------------------------------------------------------------------------------------- the update
 
@@ -482,6 +473,12 @@ class PPOTrainer:
         except (OSError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
             why = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(f"{folder}: this checkpoint is damaged ({why}); remove it and resume again.") from None
+
+
+def _largest_gap(sampled: Sequence[Any], logps_BT: Any) -> float:
+    """The largest difference between log-probs as the sampler saw them and as one forward pass gives them."""
+    pairs = ((s.logps, row) for s, row in zip(sampled, logps_BT.tolist(), strict=True))
+    return float(max(abs(a - b) for seen, row in pairs for a, b in zip(seen, row, strict=False)))
 
 
 def _keep_samples(file: Path, step: int) -> None:
