@@ -26,7 +26,7 @@ from rlaif.config.dataset import GRAM, Drop
 from rlaif.data_doctor.checks import Benchmark, read_benchmarks
 from rlaif.data_doctor.rows import Reading, Row
 from rlaif.data_doctor.sensitive import find
-from rlaif.data_doctor.similar import Sketches, text_hash
+from rlaif.data_doctor.similar import PairSketches, text_hash
 
 Reason = Literal["unusable", "overlap", "secret", "personal", "contradiction", "duplicate", "near_duplicate"]
 
@@ -98,7 +98,7 @@ class _Rows:
     def __init__(self, *, near: bool) -> None:
         self._numbers = array("Q")
         self._pairs, self._swapped = array("q"), array("q")
-        self._sketches = Sketches() if near else None
+        self._sketches = PairSketches() if near else None
 
     def add(self, row: Row) -> None:
         prompt, chosen, rejected = (text_hash(text) for text in (row.prompt, row.chosen, row.rejected))

@@ -7,7 +7,7 @@ from typing import Any
 
 from rlaif.data_doctor.report import Finding, Tally
 from rlaif.data_doctor.rows import Row
-from rlaif.data_doctor.similar import Sketches, text_hash
+from rlaif.data_doctor.similar import PairSketches, Sketches, text_hash
 
 
 class Repeats:
@@ -16,7 +16,7 @@ class Repeats:
     def __init__(self) -> None:
         self._numbers = array("Q")
         self._prompts, self._chosen, self._rejected = array("Q"), array("Q"), array("Q")
-        self._pair_sketches, self._prompt_sketches = Sketches(), Sketches()
+        self._pair_sketches, self._prompt_sketches = PairSketches(), Sketches()
 
     def add(self, row: Row) -> None:
         self._numbers.append(row.number)
@@ -86,7 +86,7 @@ class Repeats:
     def _node(self, i: int, answers: "array[int]") -> int:
         return hash((self._prompts[i], answers[i]))  # of integers: the same in every process
 
-    def _near(self, sketches: Sketches, rows: list[int], tally: Tally) -> None:
+    def _near(self, sketches: Sketches | PairSketches, rows: list[int], tally: Tally) -> None:
         for group in sketches.groups(rows):
             for i in group[1:]:  # the first is what the others repeat
                 tally.add(self._numbers[i])

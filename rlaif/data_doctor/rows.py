@@ -12,7 +12,7 @@ from rlaif.data_doctor.similar import words
 from rlaif.errors import InputError
 from rlaif.preferences import Pair, Shape, describe, read_pair, read_rows, useless
 
-_TURN = "\n\nAssistant:"  # of the HH data sets, whose rows are whole dialogues as text
+_TURN, _ASKED = "\n\nAssistant:", "\n\nHuman:"  # of the HH data sets, whose rows are whole dialogues as text
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,9 @@ def _texts(pair: Pair) -> tuple[str, str, str]:
     if isinstance(pair.prompt, str) and isinstance(pair.chosen, str) and isinstance(pair.rejected, str):
         dialogues = (pair.prompt + pair.chosen, pair.prompt + pair.rejected)
         (prompt, turn, chosen), (other, _, rejected) = (text.rpartition(_TURN) for text in dialogues)
-        if turn and prompt == other:
+        if (
+            turn and prompt == other and _ASKED not in chosen
+        ):  # else the last turn is a question, and the answer all of it
             return prompt + turn, chosen.strip(), rejected.strip()
         return pair.prompt, pair.chosen, pair.rejected
     prompt = pair.prompt if isinstance(pair.prompt, str) else "\n".join(turn["content"] for turn in pair.prompt)

@@ -11,7 +11,7 @@ Passages: 13-grams of words, as in the decontamination of GPT-3 (Brown et al. 20
 import re
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import groupby, pairwise
@@ -20,6 +20,7 @@ SHINGLE = 5  # words
 SKETCH = 64  # hashes kept of each text, 4 bytes each
 KEYS = 4  # of these, how many find candidates
 RESEMBLANCE = 0.8
+SIDE, SIDE_RESEMBLANCE = 32, 0.5  # the same of each answer of a pair by itself
 MIN_SHINGLES = 10  # a shorter text is like too many others
 NEIGHBOURS = 20  # compared with each, where many texts share a hash (boilerplate)
 
@@ -55,22 +56,35 @@ def _word_hash(word: str) -> int:
     return text_hash(word)
 
 
-class Sketches:
-    """The sketches of many texts; `groups` finds those that resemble one another."""
+def shingles(text: Sequence[str]) -> set[int]:
+    """The hashes of a text's n-grams."""
+    return set(gram_hashes(text, SHINGLE, bits=32))
 
-    def __init__(self) -> None:
+
+Alike = Callable[[int, int], bool]
+
+
+class Sketches:
+    """The sketches of many texts; `groups` finds those that resemble one another. ``size``: hashes kept of each."""
+
+    def __init__(self, size: int = SKETCH, resemblance: float = RESEMBLANCE) -> None:
+        self._size, self._resemblance = size, resemblance
         self._hashes = array("I")
         self._ends = array("Q", [0])
 
-    def add(self, *texts: Sequence[str]) -> None:
-        """A document: the n-grams of all ``texts`` (lists of words) together, in any order."""
-        shingles = {h for tokens in texts for h in gram_hashes(tokens, SHINGLE, bits=32)}
-        if len(shingles) >= MIN_SHINGLES:
-            self._hashes.extend(sorted(shingles)[:SKETCH])
+    def add(self, text: Sequence[str]) -> None:
+        """A document, as a list of words."""
+        self.add_shingles(shingles(text))
+
+    def add_shingles(self, found: Collection[int]) -> None:
+        """A document, by the hashes of its n-grams."""
+        if len(found) >= MIN_SHINGLES:
+            self._hashes.extend(sorted(found)[: self._size])
         self._ends.append(len(self._hashes))
 
-    def groups(self, use: Sequence[int]) -> list[list[int]]:
-        """Of the documents ``use`` (by number), those that resemble one another, in groups of two and more."""
+    def groups(self, use: Sequence[int], alike: Alike | None = None) -> list[list[int]]:
+        """Of the documents ``use`` (by number), those that resemble one another, in groups of two and more.
+        ``alike``: what else must hold of two of them."""
         # Key and document in one number: a dict of lists would take ten times the memory.
         holders = sorted(key << 32 | document for document in use for key in self._of(document)[:KEYS])
         parents = _Union()
@@ -79,11 +93,11 @@ class Sketches:
             documents = sorted((holder & 0xFFFFFFFF for holder in together), key=self._of)
             for i, one in enumerate(documents):
                 for other in documents[i + 1 : i + 1 + NEIGHBOURS]:
-                    if parents.root(one) != parents.root(other) and self._alike(one, other):
+                    if parents.root(one) != parents.root(other) and self._both(one, other, alike):
                         parents.join(one, other)
         return parents.groups()
 
-    def repeats(self, use: Sequence[int]) -> dict[int, int]:
+    def repeats(self, use: Sequence[int], alike: Alike | None = None) -> dict[int, int]:
         """Of the documents ``use``, in this order, each that resembles one before it which itself repeats none: that
         one. Where many share a hash, it is compared with the last `NEIGHBOURS` of them."""
         holders = sorted(key << 32 | document for document in use for key in self._of(document)[:KEYS])
@@ -93,7 +107,7 @@ class Sketches:
         for document in use:
             keys = [key for key in self._of(document)[:KEYS] if key in shared]
             candidates = sorted({other for key in keys for other in staying[key][-NEIGHBOURS:]})
-            original = next((other for other in candidates if self._alike(other, document)), None)
+            original = next((other for other in candidates if self._both(other, document, alike)), None)
             if original is not None:
                 found[document] = original
                 continue
@@ -104,12 +118,51 @@ class Sketches:
     def _of(self, document: int) -> "array[int]":
         return self._hashes[self._ends[document] : self._ends[document + 1]]
 
-    def _alike(self, one: int, other: int) -> bool:
+    def _both(self, one: int, other: int, alike: Alike | None) -> bool:
+        return bool(self.alike(one, other)) and (alike is None or alike(one, other))
+
+    def alike(self, one: int, other: int) -> bool | None:
+        """Whether two documents resemble each other; None where one of them is too short to tell."""
         a, b = set(self._of(one)), set(self._of(other))
-        if len(a & b) < RESEMBLANCE * max(len(a), len(b)):  # as many as can count, of as few as there can be
+        if not a or not b:
+            return None
+        if len(a & b) < self._resemblance * max(len(a), len(b)):  # as many as can count, of as few as there can be
             return False
-        smallest = sorted(a | b)[:SKETCH]
-        return sum(h in a and h in b for h in smallest) >= RESEMBLANCE * len(smallest)
+        smallest = sorted(a | b)[: self._size]
+        return sum(h in a and h in b for h in smallest) >= self._resemblance * len(smallest)
+
+
+class PairSketches:
+    """The sketches of pairs. Two are nearly the same where both answers together are, and each by itself at least half:
+    two pairs of a ranking may have a long answer in common, and are not."""
+
+    def __init__(self) -> None:
+        self._whole = Sketches()
+        self._sides = Sketches(SIDE, SIDE_RESEMBLANCE), Sketches(SIDE, SIDE_RESEMBLANCE)
+        self._texts = array("Q"), array("Q")
+
+    def add(self, chosen: Sequence[str], rejected: Sequence[str]) -> None:
+        """A pair, as two lists of words."""
+        found = shingles(chosen), shingles(rejected)
+        self._whole.add_shingles(found[0] | found[1])
+        for side, texts, some, words_ in zip(self._sides, self._texts, found, (chosen, rejected), strict=True):
+            side.add_shingles(some)
+            texts.append(text_hash(" ".join(words_)))
+
+    def groups(self, use: Sequence[int]) -> list[list[int]]:
+        """As of `Sketches`."""
+        return self._whole.groups(use, self._sides_alike)
+
+    def repeats(self, use: Sequence[int]) -> dict[int, int]:
+        """As of `Sketches`."""
+        return self._whole.repeats(use, self._sides_alike)
+
+    def _sides_alike(self, one: int, other: int) -> bool:
+        for side, texts in zip(self._sides, self._texts, strict=True):
+            alike = side.alike(one, other)
+            if not (texts[one] == texts[other] if alike is None else alike):
+                return False
+        return True
 
 
 class _Union:
