@@ -141,6 +141,21 @@ def test_of_a_chain_where_only_neighbours_are_alike_the_ends_stay() -> None:
     assert sketches.groups([0, 1, 2, 3]) == [[0, 1, 2, 3]]
 
 
+def test_pairs_of_a_ranking_with_a_long_answer_in_common_are_not_nearly_the_same(tmp_path: Path) -> None:
+    best, prompt = sentences("best", 12), "Why?"
+    others = [sentences("worse", 1), sentences("worst", 1), "No."]
+    rows = [{"prompt": prompt, "chosen": best, "rejected": other} for other in others]
+    rows.append({"prompt": prompt, "chosen": f"{best} Really.", "rejected": "No."})
+    found = find_removals(write(tmp_path / "rows.jsonl", rows), ["near_duplicates"])
+    assert {number: r.other for number, r in found.removed.items()} == {4: 3}
+
+
+def test_a_dialogue_that_ends_in_a_question_has_all_of_its_answer(tmp_path: Path) -> None:
+    prompt = f"Hello.\n\nAssistant: {sentences('said', 12)}\n\nHuman: Why?"
+    rows = [{"prompt": prompt, "chosen": sentences(f"c{i}", 2), "rejected": sentences(f"r{i}", 2)} for i in range(2)]
+    assert not find_removals(write(tmp_path / "rows.jsonl", rows), ["near_duplicates"]).removed
+
+
 pieces = st.lists(
     st.tuples(st.integers(0, 5), st.sampled_from(["as is", "near", "swapped", "short", "empty", "broken"])), min_size=1
 )
