@@ -189,6 +189,8 @@ class PPOTrainer:
             if stop.asked or (self.step < self.config.steps and self.step % self.plan.save_every == 0):
                 self.save()
                 saved = self.step
+        if not stop.asked and not any("reward" in point for point in self.curve):
+            raise QualityError(f"no completion of {self.config.steps} steps had a reward, so nothing was learned.")
 
     # ------------------------------------------------------------------------------------------------- the rollout
 

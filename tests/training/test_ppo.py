@@ -18,6 +18,7 @@ from rlaif.config.train import TrainPPOConfig  # noqa: E402
 from rlaif.errors import InputError, ProviderError, QualityError  # noqa: E402
 from rlaif.training.ppo import PPOTrainer, Rollout, distinct_n, train_ppo  # noqa: E402
 from rlaif.training.ppo_check import PreparedPPO, minibatches, order, prepare_ppo  # noqa: E402
+from rlaif.training.ppo_losses import token_rewards  # noqa: E402
 from rlaif.training.ppo_model import load_models, make_batch, same_tokens  # noqa: E402
 from rlaif.training.ppo_reward import Answers, FailureLimit, TextReward, value_scale  # noqa: E402
 from rlaif.training.reward_functions import RewardFunction  # noqa: E402
@@ -299,6 +300,14 @@ def test_a_step_without_any_reward_changes_no_weight(config: Make, monkeypatch: 
     assert "reward" not in metrics
 
 
+def test_a_training_that_never_had_a_reward_leaves_no_model(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(BROKEN, "1")
+    settings = config(steps=1)
+    with pytest.raises(QualityError, match="no completion of 1 steps had a reward"):
+        train_ppo(settings)
+    assert not (settings.out / "model").exists()
+
+
 def test_too_many_failures_end_the_training_and_it_can_go_on(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config(prompts_per_step=6, samples_per_prompt=11, batch_size=66, steps=3, save_steps=3, max_new_tokens=2)
 
@@ -389,6 +398,29 @@ def test_a_damaged_checkpoint_is_told(config: Make) -> None:
         train_ppo(settings, resume=True)
 
 
+# ------------------------------------------------------------------------------------------------ where rewards stand
+
+
+def test_the_reward_stands_at_the_end_token_though_it_is_the_pad_token_too(config: Make) -> None:
+    """The model's pad and eos are one token. What ended by itself has its whole reward there; what did not pays."""
+    settings = config(reward=MUTE, samples_per_prompt=16, max_new_tokens=40, missing_eos_penalty=0.5)
+    trainer = trainer_of(settings)
+    end = trainer.pad_id
+    assert trainer.prepared.end_ids == (end,)
+    rollout, metrics = trainer.collect()
+    assert rollout is not None
+    assert 0 < metrics["ended"] < 1
+    placed = token_rewards(rollout.rewards_B, torch.zeros_like(rollout.logps_BT), rollout.mask_BT, 0.1)
+    for row, ids in enumerate(rollout.completions):
+        earned = sum(c.isascii() for c in rollout.texts[row]) / max(1, len(rollout.texts[row]))
+        expected = earned if ids[-1] == end else earned - 0.5
+        assert placed[row].nonzero().flatten().tolist() in ([len(ids) - 1], [])
+        assert float(placed[row, len(ids) - 1]) == pytest.approx(expected, abs=1e-6)
+        assert end not in ids[:-1]
+        assert int(rollout.mask_BT[row].sum()) == len(ids)
+    trainer.reward.function.close()  # type: ignore[union-attr]
+
+
 # ---------------------------------------------------------------------------------------------------- models, batches
 
 
@@ -476,10 +508,11 @@ def test_a_value_model_begins_from_the_reward_model(config: Make, reward_model: 
 
 
 def test_a_reward_model_alone_is_a_reward(config: Make, reward_model: Path) -> None:
-    result = train_ppo(config(reward=None, reward_model=str(reward_model), steps=2))
+    result = train_ppo(config(reward=None, reward_model=str(reward_model), steps=2, kl={"coefficient": 0}))
     assert result.manifest["reward_model"]["scores"] == 16
     assert all(abs(point["reward"]) < 5 and point["reward_std"] > 0 for point in result.manifest["curve"])
     assert "parts/reward_model" in result.manifest["curve"][0]
+    assert result.manifest["curve"][1]["kl"] != 0  # measured, though it costs nothing
 
 
 def test_models_with_other_tokens_are_told_apart(tiny_model: Path, tmp_path: Path) -> None:
