@@ -23,6 +23,7 @@ from rlaif.config.train import LoraConfig
 from rlaif.errors import InputError
 from rlaif.training.model import adapter_config
 from rlaif.training.ppo_losses import token_entropy, token_logps
+from rlaif.training.reward_model import quiet
 from rlaif.training.rollout import positions
 
 
@@ -192,7 +193,8 @@ def load_models(
 
 def _load(kind: Any, path: str, dtype: str) -> Any:
     try:
-        return kind.from_pretrained(path, dtype=getattr(torch, dtype))
+        with quiet():  # a reward model's head is left out where its body is loaded
+            return kind.from_pretrained(path, dtype=getattr(torch, dtype))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: the model cannot be loaded ({str(error).splitlines()[0]}).") from None
 
