@@ -382,7 +382,7 @@ class _Dry:
             found.append(await self._labels(client))
             alone = make_judge(client, judge.model_copy(update={"models": [model], "panel": "mean"}), found[-1])
             for pair in pairs:
-                await judge_comparisons([pair.comparison], self.constitution, [alone], self.config.seed)
+                await judge_comparisons([pair.comparison], pair.asked(self.constitution), [alone], self.config.seed)
         return found
 
     async def _labels(self, client: DryClient) -> How:

@@ -69,6 +69,7 @@ class Texts(Row):
     second: str
     models: tuple[str, str] = ("", "")
     metadata: dict[str, Any] = {}
+    principles: tuple[str, ...] = ()  # whose question the page put
 
 
 class Vote(NamedTuple):

@@ -198,7 +198,8 @@ class _Check:
         return max(self.config.in_flight, -(-self.config.judge.models[0].requests_at_once // 2))
 
     async def _one(self, gold: GoldPair, judge: Judge) -> list[Judgement]:
-        answers = await judge_comparison(gold.comparison, self.constitution, [judge], self.config.seed)
+        asked = gold.asked(self.constitution)
+        answers = await judge_comparison(gold.comparison, asked, [judge], self.config.seed)
         self._tell(len(self.pairs), "judged")
         return answers
 

@@ -2,8 +2,9 @@
 
 A row has a prompt (as in a file of prompts) and either ``chosen`` and ``rejected``, or ``a``, ``b`` and ``label`` ("a",
 "b" or "tie"), or ``a``, ``b`` and ``labels``, one for each annotator. ``id`` is kept. ``model_a`` and ``model_b``, or
-``model_chosen`` and ``model_rejected``, name who wrote the responses. Responses are texts, or lists of one assistant
-message as in pairs.jsonl.
+``model_chosen`` and ``model_rejected``, name who wrote the responses. ``principles``: ids of those that the label is
+about (as in pairs.jsonl, and in votes that were exported); the judge is then asked about them, where the constitution
+has them. Responses are texts, or lists of one assistant message as in pairs.jsonl.
 """
 
 from collections import Counter
@@ -17,7 +18,7 @@ from rlaif.judging.agreement import Label
 from rlaif.judging.verdicts import LABELS
 from rlaif.prompts import read_rows
 from rlaif.sampling import given
-from rlaif.types import Comparison
+from rlaif.types import Comparison, Constitution
 
 COLUMNS = "'chosen' and 'rejected', or 'a', 'b' and 'label' (or 'labels')"
 
@@ -25,13 +26,19 @@ COLUMNS = "'chosen' and 'rejected', or 'a', 'b' and 'label' (or 'labels')"
 @dataclass(frozen=True, slots=True)
 class GoldPair:
     """A labelled pair. ``labels``: each annotator's, empty where only one label was given. ``models``: who wrote a and
-    b, where the data says so."""
+    b, where the data says so. ``principles``: ids of those that the label is about; empty where that is not said."""
 
     id: str
     comparison: Comparison
     label: Label
     labels: tuple[Label, ...] = ()
     models: tuple[str | None, str | None] = (None, None)
+    principles: tuple[str, ...] = ()
+
+    def asked(self, constitution: Constitution) -> Constitution:
+        """``constitution`` with the principles that the label is about; whole where it has none of them."""
+        about = tuple(p for p in constitution.principles if p.id in self.principles)
+        return constitution.model_copy(update={"principles": about}) if about else constitution
 
 
 def read_gold(source: str) -> list[GoldPair]:
@@ -69,10 +76,11 @@ def _pairs(source: str) -> Iterator[GoldPair]:
         a, b, label, labels, models = _labelled(where, row, prompt.id)
         bare = prompt.model_copy(update={"metadata": {k: v for k, v in row.items() if k not in _OURS}})
         (first, second), _ = given(bare, (a, b), "data")
-        yield GoldPair(id_, Comparison(prompt=bare, a=first, b=second), label, labels, models)
+        comparison = Comparison(prompt=bare, a=first, b=second)
+        yield GoldPair(id_, comparison, label, labels, models, _principles(row.get("principles")))
 
 
-_OURS = {"id", "a", "b", "label", "labels", "chosen", "rejected"}
+_OURS = {"id", "a", "b", "label", "labels", "chosen", "rejected", "principles"}
 _Labelled = tuple[str, str, Label, tuple[Label, ...], tuple[str | None, str | None]]
 
 
@@ -112,6 +120,10 @@ def _label(where: str, name: str, value: Any) -> Label:
     if not isinstance(value, str) or value not in LABELS:
         raise InputError(f"{where}: '{name}' must be one of {', '.join(LABELS)} (found {value!r}).")
     return cast(Label, value)
+
+
+def _principles(value: Any) -> tuple[str, ...]:
+    return tuple(id_ for id_ in value if isinstance(id_, str)) if isinstance(value, list) else ()
 
 
 def _name(value: Any) -> str | None:

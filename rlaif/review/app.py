@@ -115,7 +115,7 @@ class Application:
         return Starlette(
             routes=[
                 Route("/", self.page),
-                Route("/next", self.next),
+                Route("/next", self.following),
                 Route("/comparison/{key}", self.comparison),
                 Route("/vote", self.vote, methods=["POST"]),
                 Route("/undo", self.undo, methods=["POST"]),
@@ -154,7 +154,7 @@ class Application:
             return PlainTextResponse("Not found.\n", 404)
         return Response((_HERE / name).read_bytes(), media_type=_ASSETS[name])
 
-    async def next(self, request: Request) -> Response:
+    async def following(self, request: Request) -> Response:
         """The next comparison after ``after`` (before it, with ``back``) that the filters leave, and the figures."""
         asked, book = request.query_params, self.votes.refresh()
         within = self._within(asked)

@@ -17,8 +17,9 @@ def export_votes(run: Path, to: Path) -> int:
     """Write every comparison of ``run`` with a blind vote to the file ``to``, and how many those are.
 
     A row has ``id``, ``prompt`` (messages), ``a``, ``b`` and ``labels``, one for each reviewer who voted blind, by
-    name; which text is a follows from a hash, whoever chose it. ``both_bad``: how many of the ties are that. Then who
-    wrote the texts, and the metadata of the prompt. Raises InputError where ``run`` has no ledger or no such vote.
+    name; which text is a follows from a hash, whoever chose it. ``both_bad``: how many of the ties are that.
+    ``principles``: those whose question was put. Then who wrote the texts, and the metadata of the prompt. Raises
+    InputError where ``run`` has no ledger or no such vote.
     """
     if not (run / LEDGER).is_file():
         raise InputError(f"{run}: is no run folder (there is no {LEDGER} in it); give one that was reviewed.")
@@ -48,6 +49,7 @@ def _row(ledger: Ledger, book: VoteBook, subject: str) -> dict[str, Any] | None:
         "b": texts.second,
         "labels": [_LABEL[vote.action] for vote in votes],
         **({"both_bad": both_bad} if both_bad else {}),
+        **({"principles": list(texts.principles)} if texts.principles else {}),
         "model_a": texts.models[0],
         "model_b": texts.models[1],
     }

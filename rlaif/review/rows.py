@@ -117,6 +117,7 @@ class Rows:
             second=second.text,
             models=(first.model, second.model),
             metadata=prompt.metadata,
+            principles=item.principles,
         )
 
     def completion(self, id_: str) -> Completion:

@@ -61,6 +61,8 @@ def open_review(run: Path, *, reviewer: str = "reviewer", host: str = "127.0.0.1
     if not reviewer.strip() or len(reviewer) > 64 or not reviewer.isprintable():
         raise InputError(f"--name {reviewer!r}: a reviewer's name is 1 to 64 printable characters.")
     try:
+        import uvicorn  # noqa: F401
+
         from rlaif.review.app import Application, Guard
     except ImportError:
         raise InputError("rlaif review needs the extra: pip install 'rlaif[review]'.") from None

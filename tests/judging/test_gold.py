@@ -3,11 +3,13 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlaif.constitution import load_constitution
 from rlaif.judging.agreement import Label
 from rlaif.judging.flow import in_flight
 from rlaif.judging.gold import data_digest, plurality, read_gold
@@ -100,3 +102,18 @@ async def test_the_first_failure_cancels_what_is_under_way() -> None:
     with pytest.raises(ValueError, match="one"):
         await in_flight(range(3), work, 3)
     assert sorted(ended) == [0, 2]
+
+
+def test_the_judge_is_asked_about_the_principles_of_the_label_where_the_constitution_has_them(tmp_path: Path) -> None:
+    constitution = load_constitution("honest")
+    first = constitution.principles[0].id
+    file = tmp_path / "gold.jsonl"
+    about: list[Any] = [[first], [first, "gone"], ["gone"], [], "text", None]
+    lines = (json.dumps({"prompt": "Q", "a": "x", "b": "y", "label": "a", "principles": value}) for value in about)
+    file.write_text("\n".join(lines), encoding="utf-8")
+    pairs = read_gold(str(file))
+    asked = [[p.id for p in pair.asked(constitution).principles] for pair in pairs]
+    whole = [p.id for p in constitution.principles]
+    assert len(whole) > 1
+    assert asked == [[first], [first], whole, whole, whole, whole]
+    assert all("principles" not in pair.comparison.prompt.metadata for pair in pairs)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rlaif.engine.votes import Texts
 from rlaif.review.rows import Item, Rows
 from rlaif.types import Judgement
 from tests import running
@@ -104,12 +105,17 @@ def test_the_ledger_alone_says_the_same_as_the_files(run: Path, tmp_path: Path) 
     assert (finished.finished, recalled.finished) == (True, False)
     assert [item.subject for item in recalled.items] == [item.subject for item in finished.items]
     for old, new in zip(finished.items, recalled.items, strict=True):
-        assert finished.texts(old) == recalled.texts(new)
+        # A question that a verifier made needless is none of a finished run.
+        assert _without_questions(finished.texts(old)) == _without_questions(recalled.texts(new))
         assert (old.judge, old.p_a, old.opposed) == (new.judge, new.p_a, new.opposed)
         if not (run / "rewards.jsonl").exists():  # no verifier runs for a page
             assert (old.outcome, old.chosen, old.prob_chosen) == (new.outcome, new.chosen, new.prob_chosen)
     finished.close()
     recalled.close()
+
+
+def _without_questions(texts: Texts) -> Texts:
+    return texts.model_copy(update={"principles": ()})
 
 
 def test_judges_of_known_truth_are_read_as_right(tmp_path: Path) -> None:

@@ -60,6 +60,12 @@ def test_a_run_without_a_reply_is_one_sentence(tmp_path: Path) -> None:
     assert "no reply is stored there yet" in refused(run)
 
 
+def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = made(tmp_path)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert refused(run) == "rlaif review needs the extra: pip install 'rlaif[review]'."
+
+
 def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
     run = made(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as taken:

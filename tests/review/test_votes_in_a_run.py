@@ -195,6 +195,21 @@ def test_votes_become_labelled_pairs_that_a_judge_is_measured_on(tmp_path: Path)
     assert 0.3 < figures["kappa"] < 1
 
 
+def test_the_judge_is_asked_the_question_that_people_answered(tmp_path: Path) -> None:
+    two = running.CONSTITUTION + "  - id: other\n    compare: Which is other?\n"
+    run = made(tmp_path, constitution=two)
+    vote_all(run)
+    gold = tmp_path / "gold.jsonl"
+    assert export_votes(run, gold) == COMPARISONS
+    asked = {pair.id: pair.principles for pair in read_gold(str(gold))}
+    assert {principle for (principle,) in asked.values()} == {"better", "other"}
+    settings = {"gold": str(gold), "min_kappa": -1}
+    running.generate(running.config(tmp_path, constitution=two, judge_settings=settings, out=str(tmp_path / "next")))
+    lines = (tmp_path / "next" / "judge-0" / "judgements.jsonl").read_text(encoding="utf-8").split("\n")
+    found = [json.loads(line)["principles"] for line in lines if line]
+    assert [tuple(principles) for principles in found[::2]] == list(asked.values())
+
+
 def test_what_was_not_blind_is_no_label(tmp_path: Path) -> None:
     run = made(tmp_path)
 
