@@ -107,9 +107,15 @@ def adapter_config(lora: LoraConfig, head: Head = "lm") -> Any:
         lora_alpha=lora.alpha,  # any number, whatever its annotation says
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
+        exclude_modules=_below(lora.from_layer),
         task_type="CAUSAL_LM" if head == "lm" else "SEQ_CLS",
         modules_to_save=["score"] if head == "score" else None,
     )
+
+
+def _below(layer: int) -> str | None:
+    """What matches the modules of the layers before ``layer``, whatever a model calls its list of layers."""
+    return rf".*\.(?:{'|'.join(map(str, range(layer)))})\..*" if layer else None
 
 
 def _adapter_parameters(model: Any, model_name: str, lora: LoraConfig, head: Head) -> int:

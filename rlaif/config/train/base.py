@@ -16,12 +16,14 @@ class LoraConfig(Config):
     """A low-rank adapter (Hu et al., arXiv 2106.09685) instead of training all weights.
 
     ``target_modules``: "all-linear" (every linear layer but the LM head) or the names of the layers to adapt.
+    ``from_layer``: only from this layer of the model on (0 is the first): what lies below needs no backward pass.
     """
 
     r: int = Field(16, ge=1)
     alpha: float = Field(32.0, gt=0)  # the adapter's output is scaled by alpha / r
     dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    from_layer: int = Field(0, ge=0)
 
     @field_validator("target_modules")
     @classmethod
