@@ -2,8 +2,8 @@
 
 # Keys of TRL, transformers and other trainers that users still write -> what to write here.
 _ELSEWHERE = {
-    "max_prompt_length": "gone from TRL; max_length bounds prompt + completion together.",
-    "max_completion_length": "max_length bounds prompt + completion together.",
+    "max_prompt_length": "gone from TRL; max_length bounds prompt + completion together (grpo, rloo: 'max_prompt').",
+    "max_completion_length": "max_length bounds prompt + completion together (grpo, rloo, ppo: 'max_new_tokens').",
     "rpo_alpha": "gone from TRL; there is no NLL term here.",
     "reference_free": "gone from TRL; the reference is always the model before training.",
     "ref_model": "the reference is always the model before training.",
@@ -27,7 +27,7 @@ _ELSEWHERE = {
     "gradient_accumulation_steps": "write 'batch_size' (pairs in an optimizer step); the rest follows from it.",
     "num_train_epochs": "write 'epochs'.",
     "num_epochs": "write 'epochs'.",
-    "max_steps": "write 'epochs', or take fewer pairs with 'limit'.",
+    "max_steps": "write 'steps' (grpo, rloo, ppo), or 'epochs' and perhaps 'limit'.",
     "max_samples": "write 'limit'.",
     "lr": "write 'learning_rate'.",
     "group_by_length": "gone from transformers; pairs of like length are always computed together here.",
@@ -46,6 +46,17 @@ _ELSEWHERE = {
     "lora_target_modules": "write 'lora: {target_modules: ...}'.",
     "lora_target": "write 'lora: {target_modules: ...}'.",
     "rank": "write 'r'.",
+    # GRPO, RLOO and KTO
+    "num_generations": "write 'group_size'; a step is prompts_per_step x group_size completions.",
+    "generation_batch_size": "write 'prompts_per_step' and 'group_size'; the rest follows from them.",
+    "steps_per_generation": "completions are made for one optimizer step, or for 'num_iterations' of them.",
+    "reward_funcs": "write 'reward', one tree of verifiers and judges.",
+    "reward_weights": "write 'reward: {weighted_sum: [...]}'.",
+    "loss_type": "write 'loss' (grpo: dapo, grpo or dr_grpo).",
+    "sync_ref_model": "the reference is always the model before training.",
+    "log_completions": "a group of every step is written to samples.jsonl.",
+    "use_vllm": "completions are sampled by the model in this process.",
+    "num_generations_eval": "compare before and after with `rlaif eval`.",
     # PPO, as TRL had it before 1.13
     "num_ppo_epochs": "write 'ppo_epochs'.",
     "num_mini_batches": "write 'batch_size' (completions in an optimizer step); the number of minibatches follows.",
