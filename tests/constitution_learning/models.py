@@ -7,6 +7,7 @@ the data, not here. ``SENT`` keeps every request, in order.
 import asyncio
 import math
 import re
+from typing import Any
 
 from rlaif.errors import ProviderError, RequestError
 from rlaif.hashing import digest, uniform
@@ -14,6 +15,24 @@ from rlaif.types import ChatReply, ChatRequest, TokenLogprobs
 
 PROPERTIES = ("warm", "dry", "plain", "careful")
 SENT: list[ChatRequest] = []
+Rows = list[dict[str, Any]]
+
+
+def rows(n: int, planted: str | None, seed: int = 0, noise: float = 0.1) -> Rows:
+    """Pairs whose two texts have each property or not, by a coin; the planted one is preferred, but for some noise."""
+
+    def text(i: int, side: str) -> str:
+        words = [p if uniform(seed, i, side, p) < 0.5 else f"un{p}" for p in PROPERTIES]
+        return " ".join([*words, f"number {i}{side}"])
+
+    made = []
+    for i in range(n):
+        a, b = text(i, "a"), text(i, "b")
+        has = [planted in t.split() for t in (a, b)]
+        clear = has[0] != has[1] and uniform(seed, i, "noise") >= noise
+        first = has[0] if clear else uniform(seed, i, "label") < 0.5
+        made.append({"prompt": f"Q {i}", "chosen": a if first else b, "rejected": b if first else a})
+    return made
 
 
 def question(name: str) -> str:

@@ -20,27 +20,9 @@ from rlaif.learning import LearnConfig, Learned, learn
 from rlaif.learning.labelled import parts, read_labelled
 from rlaif.learning.price import estimate
 from tests.constitution_learning import models
-from tests.constitution_learning.models import PROPERTIES, question
+from tests.constitution_learning.models import Rows, question, rows
 
-Rows = list[dict[str, Any]]
 HERE = "scripted:tests.constitution_learning.models:"
-
-
-def rows(n: int, planted: str | None, seed: int = 0, noise: float = 0.1) -> Rows:
-    """Pairs whose two texts have each property or not, by a coin; the planted one is preferred, but for some noise."""
-
-    def text(i: int, side: str) -> str:
-        words = [p if uniform(seed, i, side, p) < 0.5 else f"un{p}" for p in PROPERTIES]
-        return " ".join([*words, f"number {i}{side}"])
-
-    made = []
-    for i in range(n):
-        a, b = text(i, "a"), text(i, "b")
-        has = [planted in t.split() for t in (a, b)]
-        clear = has[0] != has[1] and uniform(seed, i, "noise") >= noise
-        first = has[0] if clear else uniform(seed, i, "label") < 0.5
-        made.append({"prompt": f"Q {i}", "chosen": a if first else b, "rejected": b if first else a})
-    return made
 
 
 def config(folder: Path, rows: Rows | None = None, **other: Any) -> LearnConfig:
