@@ -260,7 +260,7 @@ def _named(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------------------------- one row to one pair
 
-_COLUMNS_READ = ("prompt", "chosen", "rejected", "prob_chosen", "margin", "source")
+_COLUMNS_READ = ("prompt", "chosen", "rejected", "prob_chosen", "margin", "source", "messages", "completion", "label")
 
 _PAIRED = (("_a", "_b"), ("_1", "_2"), ("1", "2"), (" 1", " 2"))
 
@@ -308,10 +308,10 @@ def read_pair(row: Any, name: str, at: At) -> tuple[Pair, Shape]:
         if prompt is None:
             return Pair(*_split_text(chosen, rejected), stood, *label), ("plain", True)
         return Pair(prompt, chosen, rejected, stood, *label), ("plain", False)
-    preferred, other = (_turns(row[key], key, where) for key in ("chosen", "rejected"))
+    preferred, other = (read_turns(row[key], key, where) for key in ("chosen", "rejected"))
     if prompt is None:
         return Pair(*_split_turns(preferred, other), stood, *label), ("conversational", True)
-    return Pair(_turns(prompt, "prompt", where), preferred, other, stood, *label), ("conversational", False)
+    return Pair(read_turns(prompt, "prompt", where), preferred, other, stood, *label), ("conversational", False)
 
 
 def _label(row: dict[str, Any], where: str) -> tuple[float | None, float | None]:
@@ -345,7 +345,8 @@ def _missing(row: dict[str, Any], where: str) -> str:
     return f"{where}: no preference data (columns found: {found}; accepted: {ACCEPTED})."
 
 
-def _turns(value: Any, key: str, where: str) -> list[Turn]:
+def read_turns(value: Any, key: str, where: str) -> list[Turn]:
+    """``value`` of the column ``key`` as messages. Raises InputError where it is none."""
     if isinstance(value, dict):  # one message without its list
         value = [value]
     if not isinstance(value, list):

@@ -6,6 +6,12 @@ import click
 
 # One command for each method of rlaif.training.methods, which is not imported for a help text.
 _HELP = {
+    "sft": """Supervised fine-tuning: learn good answers as they are.
+
+    \b
+    Example:
+      rlaif train sft train.yaml --set data=runs/first/best.jsonl --set epochs=2
+    """,
     "reward": """A reward model: one score for an answer, so that chosen answers score higher than rejected ones.
 
     \b
@@ -41,6 +47,12 @@ _HELP = {
     \b
     Example:
       rlaif train online train.yaml --set rounds=3 --set max_cost=5
+    """,
+    "rejection": """Rejection sampling: fine-tuning on the best of the model's own answers, by a reward.
+
+    \b
+    Example:
+      rlaif train rejection train.yaml --set reward=math --set n=8
     """,
     "rloo": """REINFORCE leave-one-out: as grpo, each completion against the mean of the others of its group.
 
@@ -112,10 +124,12 @@ def _train(
     if as_json:
         click.echo(json.dumps(result.manifest, indent=2, ensure_ascii=False))
         return
-    losses = [point["loss"] for point in result.manifest["curve"] if "loss" in point]
-    if losses:
+    curve = result.manifest["curve"]
+    name = "reward" if any("reward" in point for point in curve) else "loss"
+    values = [point[name] for point in curve if point.get(name) is not None]
+    if values:
         took = duration(result.manifest["seconds"])
-        click.echo(f"{len(losses)} steps, {took}: loss {losses[0]:.3f} -> {losses[-1]:.3f}")
+        click.echo(f"{len(values)} steps, {took}: {name} {values[0]:.3f} -> {values[-1]:.3f}")
     rewards = [point["reward"] for point in result.manifest["curve"] if "reward" in point]
     if rewards:
         click.echo(f"reward {rewards[0]:.3f} -> {rewards[-1]:.3f}")

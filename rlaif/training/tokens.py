@@ -56,7 +56,7 @@ def tokenize_pairs(pairs: Iterable[Pair], tokenizer: Any, max_length: int, end_i
     cut = longest = end_learned = prompt_differs = 0
     for pair in pairs:
         prompt, with_chosen, with_rejected = _rendered(pair, tokenizer)
-        shared = min(_common(prompt, with_chosen), _common(prompt, with_rejected))
+        shared = min(common(prompt, with_chosen), common(prompt, with_rejected))
         prompt_differs += shared < len(prompt)
         longest = max(longest, len(with_chosen), len(with_rejected))
         if shared >= max_length:
@@ -88,19 +88,19 @@ def _rendered(pair: Pair, tokenizer: Any) -> tuple[list[int], list[int], list[in
         return whole, one, other
     try:
         return (
-            _chat(tokenizer, pair.prompt, add_generation_prompt=True),
-            _chat(tokenizer, [*pair.prompt, *pair.chosen]),
-            _chat(tokenizer, [*pair.prompt, *pair.rejected]),
+            chat_ids(tokenizer, pair.prompt, add_generation_prompt=True),
+            chat_ids(tokenizer, [*pair.prompt, *pair.chosen]),
+            chat_ids(tokenizer, [*pair.prompt, *pair.rejected]),
         )
     except Exception as error:  # noqa: BLE001  a template is somebody else's program: it may raise anything
         raise InputError(f"{pair.row}: the model's chat template refuses this conversation ({error}).") from None
 
 
-def _chat(tokenizer: Any, turns: list[Turn], **options: bool) -> list[int]:
+def chat_ids(tokenizer: Any, turns: list[Turn], **options: bool) -> list[int]:
     return list(tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, **options)["input_ids"])
 
 
-def _common(ids: Sequence[int], others: Sequence[int]) -> int:
+def common(ids: Sequence[int], others: Sequence[int]) -> int:
     for i, (one, other) in enumerate(zip(ids, others, strict=False)):
         if one != other:
             return i
