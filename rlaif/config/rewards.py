@@ -30,7 +30,7 @@ kinder. Put a `gate` on the form around `first_decided` where that matters, and 
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
 from rlaif.config.base import Config, Path_
 from rlaif.types import Identifier
@@ -290,7 +290,14 @@ def _as_root(root: Node) -> Node:
     return root
 
 
-RewardConfig = Annotated[Node, BeforeValidator(_from_name), AfterValidator(_as_root)]
+def _as_written(node: Node) -> dict[str, Any]:
+    # A key that would do nothing where it stands is an error, and a default that is written is a key.
+    return node.model_dump(mode="json", exclude_unset=True)
+
+
+RewardConfig = Annotated[
+    Node, BeforeValidator(_from_name), AfterValidator(_as_root), PlainSerializer(_as_written, when_used="json")
+]
 
 for _model in (Gate, Route, Shaping, Normalise, Node):
     _model.model_rebuild()
