@@ -130,7 +130,4 @@ def _train(
     if values:
         took = duration(result.manifest["seconds"])
         click.echo(f"{len(values)} steps, {took}: {name} {values[0]:.3f} -> {values[-1]:.3f}")
-    rewards = [point["reward"] for point in result.manifest["curve"] if "reward" in point]
-    if rewards:
-        click.echo(f"reward {rewards[0]:.3f} -> {rewards[-1]:.3f}")
     click.echo(f"{result.model}")

@@ -129,10 +129,12 @@ class GroupReward:
 
     def _write_sample(self, samples: Path, step: int) -> None:
         texts, tasks, size = self.asked[0], self.asked[1], self.group_size
-        rewards = [scored.value for scored in self.scored[:size]]
-        line = {"step": step, "prompt": tasks[0]["prompt"], "completions": texts[:size], "rewards": rewards}
+        rows = [
+            {"step": step, "prompt": tasks[0]["prompt"], "completion": text, "reward": scored.value}
+            for text, scored in zip(texts[:size], self.scored, strict=False)
+        ]
         with samples.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
     def _asked(
         self, rows: Sequence[int], completions: Sequence[Any], ids: Sequence[Sequence[int]]

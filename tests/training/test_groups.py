@@ -158,8 +158,8 @@ def test_training_leaves_a_model_a_curve_and_samples(make: Make, method: str) ->
     assert curve[-1]["kl"] > 0.01  # measured, although beta is 0
     assert curve[-1]["kl_sequence"] == pytest.approx(curve[-1]["kl_k1"] * curve[-1]["length"], rel=1e-6)
     samples = [json.loads(line) for line in (result.out / "samples.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in samples] == [1, 2, 3, 4]
-    assert all(len(row["completions"]) == len(row["rewards"]) == 4 for row in samples)
+    assert [row["step"] for row in samples] == [step for step in (1, 2, 3, 4) for _ in range(4)]
+    assert all(row.keys() == {"step", "prompt", "completion", "reward"} for row in samples)
     assert (result.model / "model.safetensors").is_file()
     assert (result.adapter / "adapter_model.safetensors").is_file()
 
