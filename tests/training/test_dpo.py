@@ -177,7 +177,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(config: Make, tmp_path
 
 
 def test_a_loss_that_is_no_number_ends_the_training(config: Make, tmp_path: Path) -> None:
-    with pytest.raises(QualityError, match=r"diverged at step [23]: the loss is nan; lower learning_rate"):
+    with pytest.raises(QualityError, match=r"diverged at step [23]: .*; lower learning_rate .*diverged.json"):
         train_dpo(config(learning_rate=1e30, lora=None, epochs=4, warmup=0))
     assert not (tmp_path / "out" / "model").exists()
 

@@ -186,7 +186,7 @@ class PairTrainer(trl.DPOTrainer):  # type: ignore[misc]
             loss = self._pair_loss(model, inputs, prob_B)
         else:
             loss = super()._compute_loss(model, inputs, return_outputs)
-        stop_if_diverged(loss, inputs, self.state.global_step + 1, self.args, self.processing_class)
+        stop_if_diverged(self, loss, inputs)
         return loss
 
     def _pair_loss(self, model: Any, inputs: dict[str, Any], prob_B: torch.Tensor | None) -> torch.Tensor:

@@ -122,7 +122,7 @@ class AnswerTrainer(trl.KTOTrainer):  # type: ignore[misc]
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         loss = super()._compute_loss(model, inputs, return_outputs)
-        stop_if_diverged(loss, inputs, self.state.global_step + 1, self.args, self.processing_class)
+        stop_if_diverged(self, loss, inputs)
         return loss
 
     def create_model_card(self, *_: Any, **__: Any) -> None:

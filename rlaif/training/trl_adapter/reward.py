@@ -158,7 +158,7 @@ class ScoreTrainer(trl.RewardTrainer):  # type: ignore[misc]
         difference_B = scores_B2[:, 0] - scores_B2[:, 1]
         apart_B = difference_B - inputs["margin"] if self.margins else difference_B
         loss = preference_losses(apart_B, inputs["prob_chosen"] if self.soft else None).mean()
-        stop_if_diverged(loss, inputs, self.state.global_step + 1, self.args, self.processing_class)
+        stop_if_diverged(self, loss, inputs)
         metrics = self._metrics["train"]
         metrics["accuracy"].append((difference_B.detach() > 0).float().mean().item())
         metrics["margin"].append(difference_B.detach().mean().item())

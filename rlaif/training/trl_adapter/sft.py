@@ -114,7 +114,7 @@ class AnswerTrainer(trl.SFTTrainer):  # type: ignore[misc]
         else:
             loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         value = loss[0] if return_outputs else loss
-        stop_if_diverged(value, inputs, self.state.global_step + 1, self.args, self.processing_class)
+        stop_if_diverged(self, value, inputs)
         return loss
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
