@@ -20,6 +20,7 @@ import hashlib
 import io
 import json
 import math
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -168,10 +169,14 @@ def _jsonl(path: Path) -> Rows:
             if not line.strip():
                 continue
             try:
-                yield number, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError, ten thousand brackets
                 problem = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
+                problem = "nested too deeply" if isinstance(error, RecursionError) else problem
                 yield number, InputError(f"{path}:{number}: not valid JSON ({problem}).")
+                continue
+            # UTF-8 has no half of a pair, so only an escape can have made one.
+            yield number, _whole(row, str(path), number) if _ESCAPED_HALF.search(line) else row
 
 
 def _json(path: Path) -> Rows:
@@ -183,10 +188,24 @@ def _json(path: Path) -> Rows:
         raise InputError(f"{path}:{error.lineno}: not valid JSON: {error.msg}{hint}.") from None
     except ValueError:
         raise InputError(f"{path}: not UTF-8 text.") from None
+    except RecursionError:
+        raise InputError(f"{path}: not valid JSON: nested too deeply.") from None
     if not isinstance(data, list):
         raise InputError(f"{path}: expected a list of rows, found {_kind(data)}.")
     for i, row in enumerate(data):
-        yield f"row {i + 1}", row
+        yield f"row {i + 1}", _whole(row, str(path), f"row {i + 1}")
+
+
+_ESCAPED_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def _whole(row: Any, name: str, at: At) -> Any:
+    """``row``, or the InputError that says that its text is none: tokenizers, Arrow and files of UTF-8 refuse it."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return InputError(f"{place(name, at)}: holds half a surrogate pair, which is not text.")
+    return row
 
 
 def _csv(path: Path) -> Rows:
@@ -270,14 +289,17 @@ _KINDS: tuple[tuple[tuple[str, ...], str], ...] = (
     *(((f"{name}{a}", f"{name}{b}"), _TWO_ANSWERS) for name in ("response", "answer", "output") for a, b in _PAIRED),
     (("prompt", "a", "b"), "labelled comparisons, the format of `rlaif judge check`"),
     (("prompt", "completions", "labels"), "stepwise supervision (completions with a label for each step)"),
-    (("prompt", "completion", "label"), "unpaired preferences (one completion and a label, as for KTO)"),
+    (("prompt", "completion", "label"), "unpaired preferences (one completion and a label), for `rlaif train kto`"),
     (("prompt", "completions"), "samples without a judgement; `rlaif generate` with policy.completions judges them"),
-    (("prompt", "completion"), "prompt-completion pairs, for supervised fine-tuning"),
-    (("messages",), "conversations, for supervised fine-tuning"),
+    (("prompt", "completion"), "prompt-completion pairs, for supervised fine-tuning (`rlaif train sft`)"),
+    (("messages",), "conversations, for supervised fine-tuning (`rlaif train sft`)"),
     (("conversations",), "conversations, for supervised fine-tuning"),
     (("instruction", "output"), "instructions with answers, for supervised fine-tuning"),
     (("text",), "text, for language modelling"),
-    (("prompt",), "prompts only; `rlaif generate` makes preferences from them"),
+    (
+        ("prompt",),
+        "prompts only; `rlaif generate` makes preferences from them, `rlaif train grpo` or ppo learn from a reward",
+    ),
     (("question",), "questions only; `rlaif generate` makes preferences from them"),
     (("instruction",), "instructions only; `rlaif generate` makes preferences from them"),
 )
