@@ -33,7 +33,7 @@ from rlaif.hashing import digest
 from rlaif.pages import page
 from rlaif.prompts import check_prompts
 from rlaif.runs import CONFIG, LEDGER, MANIFEST, write_text
-from rlaif.types import Dropped, Judgement, Verdict
+from rlaif.types import Dropped, Judgement, Unjudged, Verdict
 
 EXAMPLES = 5  # of each kind of change
 _EPSILON = 1e-9
@@ -139,7 +139,7 @@ def diff_run(
             sent = ledger.stats().total("sent")
         manifest = json.loads((config.out / MANIFEST).read_bytes())
         changed = differences(load_constitution(before), load_constitution(after))
-        report = _compare(finished.folder, config.out, changed)
+        report = _compare(finished.folder, config.out, changed, config.pairing.strategy != "all")
     spent = manifest["cost"]["usd_this_session"] if manifest["cost"]["complete"] else None
     report = {"run": str(finished.folder), **report, "asked": sent, "usd": spent, "warning": warning}
     return RunDiff(report, warning)
@@ -160,17 +160,19 @@ def write(diff: Mapping[str, Any], out: Path) -> None:
 
 class Side(NamedTuple):
     """What became of a comparison in one of the two: a pair (``chosen``, with its probability), or why there is none.
-    ``line``: where its row stands in pairs.jsonl."""
+    ``line``: where its row stands in pairs.jsonl. ``prompt``: the id of its prompt."""
 
     chosen: str | None = None
     prob: float = 0.5
     principles: tuple[str, ...] = ()
     line: int | None = None
     reason: str | None = None
+    prompt: str = ""
 
 
 _NOT_MADE = Side(reason="not made")  # a comparison with a revision that the other constitution does not make
 _UNASKED = "unjudged: not asked"
+_NOT_STORED = "not in the ledger"  # what a run that asks nothing says of a verdict it would have to ask for
 Comparisons = dict[frozenset[str], Side]
 
 
@@ -190,15 +192,18 @@ class ByPrinciple:
         return {"change": self.what, **{name: getattr(self, name) for name in counts}, **dict(self.fates)}
 
 
-def _compare(before: Path, after: Path, changed: Differences) -> dict[str, Any]:
+def _compare(before: Path, after: Path, changed: Differences, one_a_prompt: bool) -> dict[str, Any]:
+    """``one_a_prompt``: whether the strategy takes one comparison of each prompt. Which one it is, is then unknown as
+    soon as one of them was not asked about: what the others make of it is no finding."""
     old, new = _comparisons(before), _comparisons(after)
+    open_prompts = {side.prompt for side in new.values() if one_a_prompt and side.reason == _UNASKED}
     fates: dict[frozenset[str], Fate] = {}
     principles = {c.id: ByPrinciple(c.what) for c in changed.changes}
     for key in [*old, *(key for key in new if key not in old)]:
         one, two = old.get(key, _NOT_MADE), new.get(key, _NOT_MADE)
         if one.chosen is None and two.chosen is None and two.reason != _UNASKED:
             continue
-        fates[key] = fate = _fate(one, two)
+        fates[key] = fate = "unknown" if (two.prompt or one.prompt) in open_prompts else _fate(one, two)
         for id_ in dict.fromkeys((*one.principles, *two.principles)):
             principles.setdefault(id_, ByPrinciple()).fates[fate] += 1
     _count_looks(before, after, principles)
@@ -246,14 +251,14 @@ def _comparisons(run: Path) -> Comparisons:
     found: Comparisons = {}
     for line, row in enumerate(_rows(run / "pairs.jsonl")):
         found[frozenset((row["chosen_id"], row["rejected_id"]))] = Side(
-            row["chosen_id"], row["prob_chosen"], tuple(row["principles"]), line
+            row["chosen_id"], row["prob_chosen"], tuple(row["principles"]), line, prompt=row["prompt_id"]
         )
     for row in _rows(run / "dropped.jsonl"):
         dropped = Dropped.model_validate(row)
         if dropped.a is not None and dropped.b is not None:
-            unasked = dropped.reason == "unjudged" and "not in the ledger" in dropped.detail
+            unasked = dropped.reason == "unjudged" and _NOT_STORED in dropped.detail
             key = frozenset((dropped.a, dropped.b))
-            found.setdefault(key, Side(reason=_UNASKED if unasked else dropped.reason))
+            found.setdefault(key, Side(reason=_UNASKED if unasked else dropped.reason, prompt=dropped.prompt_id))
     return found
 
 
@@ -264,6 +269,8 @@ def _count_looks(before: Path, after: Path, principles: dict[str, ByPrinciple]) 
         for id_ in j.principles:
             principles.setdefault(id_, ByPrinciple()).judged_before += 1
     for j in _judgements(after):
+        if isinstance(j.outcome, Unjudged) and _NOT_STORED in j.outcome.detail:
+            continue  # nobody looked
         earlier = said.get(_look(j))
         for id_ in j.principles:
             found = principles.setdefault(id_, ByPrinciple())

@@ -140,6 +140,21 @@ def test_where_principles_are_drawn_other_weights_ask_only_about_those_drawn_ane
     assert stored["fates"]["unknown"] == drawn_anew
 
 
+def test_of_a_prompt_with_an_unasked_question_nothing_is_claimed(tmp_path: Path) -> None:
+    """Where one comparison of a prompt becomes its pair, which one it is depends on those that were not asked about."""
+    running.write_prompts(tmp_path, PROMPTS)
+    settings = {"models": [{"model": "scripted:tests.test_run_diff:judge"}], "ties": True, "principles": "sample"}
+    running.generate(running.config(tmp_path, constitution=constitution(HIGHER, DIGIT), judge_settings=settings))
+    reworded = 'id: digit, compare: "Which has the higher last digit of all?"'
+    asked = diff(tmp_path / "run", HIGHER, reworded, ask=False)
+    assert asked["asked"] == 0
+    assert asked["fates"]["unknown"] > 0
+    assert [asked["fates"][fate] for fate in ("flipped", "appears", "vanishes", "moved")] == [0, 0, 0, 0]
+    digit = asked["principles"]["digit"]
+    assert digit["judged_before"] > 0
+    assert (digit["judged_after"], digit["said_otherwise"]) == (0, 0)
+
+
 def test_a_removed_principle_costs_nothing(tmp_path: Path) -> None:
     run = made(tmp_path, HIGHER, DIGIT)
     report = diff(run, HIGHER)
