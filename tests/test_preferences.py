@@ -235,6 +235,18 @@ def test_a_file_holds_one_format(tmp_path: Path) -> None:
         ("a.jsonl.gz", b"not gzip", "not a whole gzip file"),
         ("b.jsonl.gz", gzip.compress(b"{}" * 9999, mtime=0)[:20], "not a whole gzip file"),
         ("a.parquet", b"PAR1 nothing", "not a readable parquet file"),
+        (
+            "half.jsonl",
+            b'{"prompt": "a", "chosen": "b", "rejected": "\\udc00"}\n',
+            "half.jsonl:1: holds half a surrogate pair",
+        ),
+        (
+            "half.json",
+            b'[{"prompt": "a", "chosen": "b", "rejected": "\\uD83d"}]',
+            "half.json, row 1: holds half a surrogate",
+        ),
+        ("deep.jsonl", b'{"prompt": ' + b"[" * 100_000, "deep.jsonl:1: not valid JSON (nested too deeply)"),
+        ("deep.json", b"[" * 100_000, "nested too deeply"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_sentence(
@@ -245,6 +257,12 @@ def test_a_file_that_cannot_be_read_is_one_sentence(
     with pytest.raises(InputError) as caught:
         read_preferences(str(tmp_path / name))
     assert complaint in str(caught.value)
+
+
+def test_both_halves_of_a_surrogate_pair_are_a_character(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"prompt": "a", "chosen": "\\ud83d\\ude00", "rejected": "b"}\n')
+    (pair,) = read_preferences(str(tmp_path / "a.jsonl")).pairs
+    assert pair.chosen == "\U0001f600"
 
 
 def test_an_unfinished_run_and_an_empty_folder_say_what_they_are(tmp_path: Path) -> None:
