@@ -425,7 +425,8 @@ def finding(found: Found, unjudged: float, max_unjudged: float) -> str:
     missing = f"{unjudged:.0%} of the verdicts are missing"
     if found.together is None:
         why = f" ({missing})" if unjudged > max_unjudged else ""
-        return f"nothing explains the labels better than chance would{why}: no principle was kept."
+        said = f"nothing explains the labels better than chance would{why}: no principle was kept."
+        return f"{said} {_beside_programs(found)}".strip()
     said = f"{len(found.kept)} principles together decide {_rate(found.together)} of the held-out pairs as labelled"
     said = said.replace("1 principles together decide", "1 principle decides")
     if unjudged > max_unjudged:
