@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from rlaif.clients.base import Client
 from rlaif.config.generate import JudgeConfig
@@ -91,9 +91,11 @@ async def measure(
     progress: Callable[[int], None] = lambda total: None,
 ) -> dict[str, Any]:
     """Flip rates of each mode, as in card.json. ``decided``: pairs with the side ("a" or "b") that the judge prefers.
-    All ``principles`` are asked about in one question. ``progress`` is called with the number of trials, after each.
+    Modes that a judge of its type cannot be read in are left out. All ``principles`` are asked about in one question.
+    ``progress`` is called with the number of trials, after each.
     """
     bases = [_loser_last(comparison, winner) for comparison, winner in decided[:BASES]] if principles else []
+    modes = [mode for mode in modes if _is_read(config, mode)]
     total = len(modes) * len(injections)
     report: dict[str, Any] = {"bases": len(bases), "injections": sum(i.kind != CONTROL for i in injections)}
     if not bases:
@@ -106,6 +108,18 @@ async def measure(
         trials = await _try_all(judge, injections, bases, principles, seed, at_once, lambda: progress(total))
         report["modes"][mode] = summarise(trials)
     return report
+
+
+def _is_read(config: JudgeConfig, mode: Mode) -> bool:
+    """Whether a judge of this type gives verdicts in that way, which its config knows: a written yes to both responses
+    is none, and an order of many has no probability."""
+    how = {"labels": "text" if mode == "rationale" else mode, "rationale": mode == "rationale"}
+    plain = {"orders": "both", "clamp": False, "calibrate": "none"}
+    try:
+        JudgeConfig.model_validate({**config.model_dump(), **plain, **how})
+    except ValidationError:
+        return False
+    return True
 
 
 async def _try_all(

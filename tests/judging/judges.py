@@ -90,3 +90,13 @@ def grades(request: ChatRequest) -> str:
     assert offered is not None
     response = request.messages[-1].content.partition("<response>")[2]
     return offered[1].split(", ")[min(quality(response), 9)]
+
+
+def says_yes_to_some(request: ChatRequest) -> ChatReply:
+    """Surer of yes, the higher the quality of the response that it is asked about as its own."""
+    (response,) = (m.content for m in request.messages if m.role == "assistant")
+    p = (quality(response) + 1) / 100
+    top = (("Yes", math.log(p)), ("No", math.log(1 - p)))
+    return ChatReply(
+        text="Yes", finish_reason="length", logprobs=(TokenLogprobs(token="Yes", logprob=top[0][1], top=top),)
+    )

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from rlaif.config.generate import JudgeConfig
 from rlaif.judging.card import CheckConfig, check
-from rlaif.judging.robustness import CONTROL, Injection, load_injections, summarise, trial
+from rlaif.judging.robustness import CONTROL, MODES, Injection, _is_read, load_injections, summarise, trial
 from rlaif.types import Judgement, Outcome, Unjudged, Verdict
 from tests.judging.test_card import rows, write
 
@@ -102,6 +103,29 @@ def test_a_parrot_is_never_talked_into_a_verdict(tmp_path: Path, name: str) -> N
     found = card(tmp_path, name, ["text", "json", "rationale"])
     assert found["bases"] == 0
     assert found["modes"] == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "tried"),
+    [
+        ({"type": "pairwise", "orders": "one"}, ["logprob", "text", "json", "rationale"]),
+        ({"type": "ranking"}, ["text", "json", "rationale"]),
+        ({"type": "yes_no"}, ["logprob"]),
+        ({"type": "likelihood"}, ["logprob"]),
+    ],
+)
+def test_a_judge_is_tried_in_the_ways_that_its_type_can_be_read_in(settings: dict[str, Any], tried: list[str]) -> None:
+    config = JudgeConfig.model_validate({"models": ["scripted:m:o"], **settings})
+    assert [mode for mode in MODES if _is_read(config, mode)] == tried
+
+
+def test_all_ways_of_a_judge_that_has_only_one_end_in_a_card(tmp_path: Path) -> None:
+    """What was judged before is paid for: it must not end in an error about the ways that come after."""
+    model = {"model": "scripted:tests.judging.judges:says_yes_to_some", "logprobs": True}
+    settings = {"data": str(write(tmp_path / "d.jsonl", rows())), "out": tmp_path / "card", "modes": list(MODES)}
+    found = check(CheckConfig.model_validate(settings | {"judge": {"models": [model], "type": "yes_no"}})).report
+    assert found["accuracy"] == 1.0
+    assert list(found["robustness"]["modes"]) == ["logprob"]
 
 
 def test_all_modes_can_be_tried_and_each_is_reported(tmp_path: Path) -> None:
