@@ -130,9 +130,11 @@ def _copier(source: Path, out: Path) -> Copier:
             raise InputError(f"{out}: {source} is a folder, so what stays of it is one, too; give a folder as --out.")
         return _copy_run if (source / PAIRS).is_file() else _copy_data_set
     ending = _ending(source)
+    copiers = {".jsonl": _copy_jsonl, ".ndjson": _copy_jsonl, ".json": _copy_json, ".csv": _copy_csv}
+    if ending != ".parquet" and ending not in copiers:
+        raise InputError(f"{source}: not a preference file; give .jsonl, .json, .csv (all also .gz) or .parquet.")
     if ending != _ending(out):
         raise InputError(f"{out}: the format stays as it is; give a name that ends in {ending} as --out.")
-    copiers = {".jsonl": _copy_jsonl, ".ndjson": _copy_jsonl, ".json": _copy_json, ".csv": _copy_csv}
     return copiers.get(ending, _copy_parquet)
 
 

@@ -294,6 +294,11 @@ def test_another_format_or_place_is_refused(tmp_path: Path, out: str, message: s
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
+def test_a_file_of_no_known_format_is_named_itself(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="rows: not a preference file"):
+        run_clean(write(tmp_path / "rows", CLEAN), tmp_path / "clean.jsonl")
+
+
 def test_overlap_needs_a_benchmark_and_a_benchmark_is_for_overlap(tmp_path: Path, benchmark_file: Path) -> None:
     source = write(tmp_path / "rows.jsonl", CLEAN)
     cases: list[tuple[Drop, list[Path]]] = [("overlap", []), ("duplicates", [benchmark_file])]
