@@ -233,6 +233,7 @@ def _train(
     from transformers import set_seed
 
     from rlaif.training.callbacks import make_callbacks
+    from rlaif.training.saving import run
     from rlaif.training.trl_adapter.reward import make_trainer
 
     if prepared.plan.device == "cpu":
@@ -247,7 +248,7 @@ def _train(
         config.out / CHECKPOINTS,
         make_callbacks(progress, prepared.plan, stop),
     )
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    run(trainer, checkpoint)
     if stop.asked:  # a checkpoint is written; what follows takes long
         return Trained(lambda folder: None, None, {})
     scorer = RewardModel(trainer.model, prepared.tokenizer, prepared.policy)
