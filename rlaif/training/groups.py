@@ -170,6 +170,7 @@ def _train(
     from transformers import set_seed
 
     from rlaif.training.diverged import StopWhenBroken
+    from rlaif.training.saving import run
     from rlaif.training.trl_adapter.grpo import ShownGroups, StopBetweenRounds, make_trainer
 
     if prepared.plan.device == "cpu":
@@ -204,7 +205,7 @@ def _train(
         ],
     )
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        run(trainer, checkpoint)
     except QualityError:
         write_text(config.out / DIVERGED, reward.last())
         raise

@@ -129,6 +129,7 @@ def _train(
     from transformers import set_seed
 
     from rlaif.training.callbacks import make_callbacks
+    from rlaif.training.saving import run
     from rlaif.training.trl_adapter.kto import make_trainer
 
     if prepared.plan.device == "cpu":
@@ -144,7 +145,7 @@ def _train(
         config.out / CHECKPOINTS,
         make_callbacks(progress, prepared.plan, stop),
     )
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    run(trainer, checkpoint)
 
     def save_model(folder: Path) -> None:
         trainer.trained_model().save_pretrained(folder)

@@ -437,7 +437,7 @@ def says(request: ChatRequest) -> str:
     JUDGED.append(text)
     response = re.findall(r"<response>\n(.*?)\n</response>", text, re.DOTALL)[-1]
     yes, no = re.findall(r"\b([XY])\b", request.messages[-1].content.rpartition("</response>")[2])[:2]
-    return yes if {"a", "o"} & set(response) else no
+    return str(yes if {"a", "o"} & set(response) else no)
 
 
 @pytest.mark.slow
