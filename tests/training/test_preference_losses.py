@@ -36,7 +36,8 @@ def test_the_loss_of_a_pair_is_the_cross_entropy_worked_by_hand(difference: floa
 
 def oracle(difference: np.ndarray, prob: np.ndarray) -> np.ndarray:
     # -log sigmoid(x) = log(1 + exp(-x)), which loses nothing where sigmoid(x) is near 1.
-    return prob * np.logaddexp(0, -difference) + (1 - prob) * np.logaddexp(0, difference)
+    losses: np.ndarray = prob * np.logaddexp(0, -difference) + (1 - prob) * np.logaddexp(0, difference)
+    return losses
 
 
 pairs = st.lists(st.tuples(st.floats(-20, 20), st.floats(0, 1)), min_size=1, max_size=8)

@@ -120,7 +120,7 @@ def test_data_of_another_kind_is_told_with_what_fits(tmp_path: Path, row: Any, c
 
 
 def test_rows_of_two_kinds_are_refused(tmp_path: Path) -> None:
-    rows = [{"messages": [USER, said("Red.")]}, {"prompt": "Q", "completion": "A"}]
+    rows: list[dict[str, Any]] = [{"messages": [USER, said("Red.")]}, {"prompt": "Q", "completion": "A"}]
     with pytest.raises(
         InputError, match=r"d.jsonl:2: this row is prompt and completion, as plain text, the rows before"
     ):
