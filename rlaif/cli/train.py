@@ -130,4 +130,6 @@ def _train(
     if values:
         took = duration(result.manifest["seconds"])
         click.echo(f"{len(values)} steps, {took}: {name} {values[0]:.3f} -> {values[-1]:.3f}")
+    if summary := result.manifest.get("summary"):
+        click.echo(summary)
     click.echo(f"{result.model}")

@@ -22,6 +22,7 @@ from rlaif.training.check import (
     labelled,
     model_lines,
     need_template,
+    note,
     pairs_findings,
     pairs_lines,
     pairs_report,
@@ -121,7 +122,10 @@ def prepare(config: TrainRewardConfig) -> Prepared:
             versions_line(versions),
         ],
         settings=setting_reports(plan.settings),
-        findings=pairs_findings(data, tokens, plan, facts, min(config.max_length, longest)),
+        findings=[
+            *pairs_findings(data, tokens, plan, facts, min(config.max_length, longest)),
+            *([] if evaluate else [note("no pair is held out: it will be measured on what it was trained on.")]),
+        ],
         versions=versions,
     )
     return Prepared(report, plan, policy, tokenizer, facts.path, train, evaluate, too_long)
@@ -268,6 +272,7 @@ def _train(
     facts = {
         "shared_prompts": trainer.shares_prompts,
         "reward": measured.model_dump(mode="json"),
+        "summary": _summary(measured, bool(prepared.evaluate)),
         "curve": _curve(trainer.state.log_history),
     }
     return Trained(save_model, trainer.save_adapter if config.lora else None, facts)
@@ -285,6 +290,15 @@ def _measured(scorer: RewardModel, prepared: Prepared, progress: Progress) -> Re
     pairs = [row.pair for row in rows]
     train = [row.pair for row in prepared.train]
     return make_report(pairs, scores[::2], scores[1::2], train, prepared.eval_too_long)
+
+
+def _summary(measured: RewardReport, held_out: bool) -> str:
+    one = measured.accuracy
+    words = f", a bag of words {measured.bag_of_words.value:.1%}" if measured.bag_of_words else ""
+    return (
+        f"{measured.pairs} {'held-out' if held_out else 'training'} pairs: {one.value:.1%} in the right order"
+        f" ({one.low:.1%} to {one.high:.1%}); the longer answer {measured.longer_wins.value:.1%}{words}"
+    )
 
 
 def _unused_pad(prepared: Prepared) -> int | None:

@@ -82,6 +82,13 @@ def test_lora_parameters_are_counted_as_peft_makes_them(tiny_model: Path, pairs_
     assert named.model.trained == 2 * 2 * 32
 
 
+def test_lora_from_a_layer_on_leaves_those_below_alone(tiny_model: Path, pairs_file: Path) -> None:
+    both = report(pairs_file, tiny_model, lora={"r": 2}).model.trained
+    assert report(pairs_file, tiny_model, lora={"r": 2, "from_layer": 1}).model.trained == both // 2
+    named = report(pairs_file, tiny_model, lora={"r": 2, "from_layer": 1, "target_modules": ["q_proj"]})
+    assert named.model.trained == 2 * 32
+
+
 def test_answers_that_lose_their_end_are_counted(tiny_model: Path, pairs_file: Path) -> None:
     whole, cut = report(pairs_file, tiny_model), report(pairs_file, tiny_model, max_length=80)
     assert (whole.data.cut_at_max_length, warnings(whole)) == (0, "")

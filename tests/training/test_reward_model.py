@@ -60,6 +60,7 @@ def test_the_brief_answers_it_was_trained_to_prefer_score_higher(trained: Path) 
     assert report["longer_wins"]["value"] == 0.0
     assert report["length_correlation"] < -0.5
     assert report["loss"] < math.log(2)
+    assert "held-out pairs: 100.0% in the right order" in manifest["summary"]
     scores = RewardModel.load(trained).score(["What is 5 plus 5?"] * 2, ["10.", "That is a good question; it may be"])
     assert scores[0] > scores[1]
 
@@ -261,7 +262,7 @@ def test_certain_soft_labels_are_hard_ones_and_uncertain_ones_bound_the_differen
     def run(prob: float, labels: str) -> Any:
         write_jsonl(pairs_file, [row | {"prob_chosen": prob} for row in contract_rows(8)])
         out = str(tmp_path / f"{labels}{prob}")
-        return train_reward(config(labels=labels, learning_rate=0.01, lora=None, epochs=10, out=out))
+        return train_reward(config(labels=labels, learning_rate=0.01, lora=None, epochs=6, out=out))
 
     hard, certain, doubtful = run(1.0, "hard"), run(1.0, "soft"), run(0.6, "soft")
     assert same(hard.model, certain.model)
