@@ -4,6 +4,7 @@ The model is built on torch's meta device, which holds shapes and no numbers: no
 is opened. Imports torch and transformers.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -128,7 +129,9 @@ def _adapter_parameters(model: Any, model_name: str, lora: LoraConfig, head: Hea
             f"lora.target_modules: {model_name} has no linear layer {', '.join(unknown)};"
             f" it has {', '.join(sorted(named - {'lm_head', 'score'}))}."
         )
-    adapted: Any = peft.get_peft_model(model, adapter_config(lora, head), low_cpu_mem_usage=True)
+    with warnings.catch_warnings():  # peft asks transformers for a name that is going away
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        adapted: Any = peft.get_peft_model(model, adapter_config(lora, head), low_cpu_mem_usage=True)
     return sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
 
