@@ -198,6 +198,7 @@ class GroupTrainer:
         self.speed: SpeedConfig = config.speed
         self.made = _Round()
         self.divergence = Divergence()
+        self.rotary = getattr(kwargs["model"].config.get_text_config(), "rope_parameters", None) is not None
         self.logps_BT: torch.Tensor | None = None  # of the policy, as the loss computed them
         # TRL frees itself of a reference at beta 0; the model is copied before it is touched.
         frozen = copy.deepcopy(kwargs["model"]) if config.lora is None and config.beta == 0.0 else None
@@ -306,7 +307,7 @@ class GroupTrainer:
         micro = split_tensor_dict(batch, self.args.steps_per_generation)
         if skip:
             micro = [{**m, "flat": not m["advantages"].any()} for m in micro]
-        return [trimmed(m) for m in micro] if self.speed.trim else micro
+        return [trimmed(m, prompts=self.rotary) for m in micro] if self.speed.trim else micro
 
     # ---------------------------------------------------------------------------------------------- the loss
 
@@ -422,11 +423,11 @@ _COMPLETION_SIDE = (
 )
 
 
-def trimmed(batch: dict[str, Any]) -> dict[str, Any]:
+def trimmed(batch: dict[str, Any], *, prompts: bool = True) -> dict[str, Any]:
     """The micro-batch without the columns that are padding in all of its rows: prompts are padded on the left,
-    completions on the right."""
+    completions on the right. ``prompts``: not where a token's place is counted from the left, padding included."""
     prompt, completion = (int(batch[mask].sum(1).max()) for mask in ("prompt_mask", "completion_mask"))
-    cut = {key: batch[key][:, -prompt:] for key in _PROMPT_SIDE}
+    cut = {key: batch[key][:, -prompt:] for key in _PROMPT_SIDE if prompts}
     cut |= {key: batch[key][:, :completion] for key in _COMPLETION_SIDE if key in batch}
     return batch | cut
 
