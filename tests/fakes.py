@@ -97,6 +97,14 @@ def judge_without_key(request: ChatRequest) -> str:
     raise ProviderError("scripted: 401, the key is not accepted")
 
 
+def judge_with_a_bug(request: ChatRequest) -> str:
+    return str(1 // 0)
+
+
+def judge_of_numbers(request: ChatRequest) -> int:
+    return 7
+
+
 def policy_cut_off(request: ChatRequest) -> ChatReply:
     """Half of the samples are cut off at the limit."""
     text = policy(request)

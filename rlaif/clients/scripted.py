@@ -11,7 +11,7 @@ from importlib import import_module
 
 from rlaif.clients.base import Capabilities, Client, Identity
 from rlaif.config.models import ModelConfig
-from rlaif.errors import InputError
+from rlaif.errors import InputError, ProviderError, RlaifError
 from rlaif.types import ChatReply, ChatRequest, Usage
 
 Script = Callable[[ChatRequest], str | ChatReply | Awaitable[str | ChatReply]]
@@ -57,6 +57,20 @@ def open_scripted(model: ModelConfig) -> Client:
         raise InputError(f"{model.model}: the module {module_name} has no {attribute}.") from None
     if not callable(script):
         raise InputError(f"{model.model}: {attribute} is not a function that takes a ChatRequest.")
+
+    async def guarded(request: ChatRequest) -> str | ChatReply:
+        try:
+            answer = script(request)
+            answer = await answer if inspect.isawaitable(answer) else answer
+        except RlaifError:
+            raise
+        except Exception as error:  # the user's own code: every request of this run would meet the same mistake
+            raise ProviderError(f"{model.model}: the function raised {type(error).__name__}: {error}.") from error
+        if not isinstance(answer, str | ChatReply):
+            found = type(answer).__name__
+            raise ProviderError(f"{model.model}: the function must return a text or a ChatReply (found {found}).")
+        return answer
+
     # A run may ask a million times, and nobody could read what is kept here.
     gives = bool(model.logprobs)
-    return ScriptedClient(script, model.name, Capabilities(logprobs=gives, scores_text=gives), keep=False)
+    return ScriptedClient(guarded, model.name, Capabilities(logprobs=gives, scores_text=gives), keep=False)

@@ -175,6 +175,23 @@ def test_a_provider_that_refuses_exits_4(capsys: pytest.CaptureFixture[str]) -> 
     assert "401" in err
 
 
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("judge_with_a_bug", "scripted:tests.fakes:judge_with_a_bug: the function raised ZeroDivisionError"),
+        ("judge_of_numbers", "scripted:tests.fakes:judge_of_numbers: the function must return a text or a ChatReply"),
+    ],
+)
+def test_a_mistake_in_the_users_own_function_is_no_bug_of_ours(
+    capsys: pytest.CaptureFixture[str], name: str, complaint: str
+) -> None:
+    edit("config.yaml", "fakes:judge", f"fakes:{name}")
+    code, _, err = run(capsys, "generate", "config.yaml")
+    assert code == 4
+    assert complaint in err
+    assert "a bug in rlaif" not in err
+
+
 def test_a_key_is_in_no_file_and_no_message(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, project: Path
 ) -> None:
