@@ -88,6 +88,7 @@ def run_and_tell(
     from rlaif.cli.progress import progress
     from rlaif.generation import Counts
     from rlaif.generation import generate as run
+    from rlaif.judges.stats import in_words
     from rlaif.report import write_report
     from rlaif.runs import on_disk
 
@@ -113,6 +114,8 @@ def run_and_tell(
     click.echo(f"{comparisons['pairs']} pairs from {comparisons['planned']} comparisons of {counts['prompts']} prompts")
     for reason, number in comparisons["dropped"].items():
         click.echo(f"  {number} comparisons without a pair: {reason}")
+    for sentence in in_words(result.manifest):
+        click.echo(sentence)
     if human := counts.get("human"):
         click.echo(f"{human['votes']} votes of people, on {human['comparisons']} comparisons, came before the judge")
     if rewards := result.manifest.get("rewards"):

@@ -2,7 +2,7 @@
 each judge of a panel was asked, and which position it prefers."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlaif.config.generate import JudgeConfig
@@ -46,12 +46,30 @@ class JudgingStats:
         return found
 
     def _panel(self) -> dict[str, Any]:
-        """``saved``: of the comparisons, the share each judge was not asked about (with `panel: escalate`)."""
+        """``saved``: of the comparisons, the share each judge was not asked about (with `panel: escalate`); all of them
+        where the judges before it were always clear."""
         total = self._comparisons
+        names = dict.fromkeys([*(model.model for model in self._config.models), *sorted(self._asked)])
         return {
             "rule": self._config.panel,
             "comparisons": total,
-            "asked": dict(self._asked),
-            "requests": dict(self._requests),
-            "saved": {judge: round(1 - n / total, 6) for judge, n in self._asked.items()} if total else {},
+            "asked": {judge: self._asked[judge] for judge in names},
+            "requests": {judge: self._requests[judge] for judge in names},
+            "saved": {judge: round(1 - self._asked[judge] / total, 6) for judge in names} if total else {},
         }
+
+
+def in_words(manifest: Mapping[str, Any]) -> list[str]:
+    """What `JudgingStats` put into a manifest of what was saved and what that lost, a sentence each."""
+    said = []
+    if orders := manifest.get("orders"):
+        said.append(f"orders: auto showed {orders['asked_twice']} of {orders['questions']} questions twice")
+        if audited := orders["audited"]:
+            otherwise = orders["audited_decided_otherwise_by_two"]
+            said[0] += f"; of {audited} audited, one look would have decided {otherwise} otherwise"
+    panel = manifest.get("panel") or {}
+    if panel.get("rule") == "escalate":
+        for judge, saved in panel["saved"].items():
+            asked = f"{judge} was asked about {panel['asked'][judge]} of {panel['comparisons']} comparisons"
+            said.append(f"{asked} ({saved:.1%} saved)")
+    return said

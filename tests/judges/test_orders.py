@@ -11,6 +11,7 @@ from rlaif.config.generate import JudgeConfig, PairingConfig
 from rlaif.estimate import estimate
 from rlaif.judges.orders import is_audited
 from rlaif.judges.pairwise import PairwiseJudge
+from rlaif.judges.stats import in_words
 from rlaif.pairing import pair
 from rlaif.types import ChatReply, ChatRequest, Judgement, Unjudged, Verdict
 from tests import fakes, running
@@ -83,9 +84,12 @@ def test_auto_saves_looks_at_no_loss_where_the_sure_judge_is_right(tmp_path: Pat
 
 
 def test_the_audit_finds_what_a_judge_that_prefers_a_position_costs(tmp_path: Path) -> None:
-    found = run(tmp_path, PROMPTS, **settings("sure_of_the_first", audit=0.5)).manifest["orders"]
+    manifest = run(tmp_path, PROMPTS, **settings("sure_of_the_first", audit=0.5)).manifest
+    found = manifest["orders"]
     assert found["unsure"] == 0
     assert found["loss_of_agreement"] > 0.1
+    lost = found["audited_decided_otherwise_by_two"]
+    assert f"of {found['audited']} audited, one look would have decided {lost} otherwise" in in_words(manifest)[0]
 
 
 def test_the_dry_run_counts_the_second_looks_it_expects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

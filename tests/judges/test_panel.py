@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from rlaif.config.generate import JudgeConfig, PairingConfig
 from rlaif.estimate import estimate
+from rlaif.judges.stats import in_words
 from rlaif.pairing import pair
 from rlaif.panel import Opinion, Rule, is_clear, together
 from rlaif.types import Comparison, Judgement, Order, Outcome, Unjudged, Verdict
@@ -118,6 +119,19 @@ def settings(rule: str, *names: str, **judge: Any) -> dict[str, Any]:
 def right(folder: Path) -> list[bool]:
     pairs = rows(folder, "pairs")
     return [quality(p["chosen"][0]["content"]) > quality(p["rejected"][0]["content"]) for p in pairs]
+
+
+def test_a_judge_that_was_never_needed_is_reported_as_saved_altogether(tmp_path: Path) -> None:
+    manifest = run(tmp_path, PROMPTS[:4], **settings("escalate", "strong", "contrary")).manifest
+    strong, contrary = (f"scripted:tests.judges.modes:{name}" for name in ("strong", "contrary"))
+    panel = manifest["panel"]
+    assert panel["asked"] == {strong: 24, contrary: 0}
+    assert panel["saved"] == {strong: 0.0, contrary: 1.0}
+    assert list(panel["asked"]) == [strong, contrary]  # in the order of the config, in every process
+    assert in_words(manifest) == [
+        f"{strong} was asked about 24 of 24 comparisons (0.0% saved)",
+        f"{contrary} was asked about 0 of 24 comparisons (100.0% saved)",
+    ]
 
 
 def test_escalation_asks_the_strong_judge_only_what_is_not_clear_and_says_what_it_saved(tmp_path: Path) -> None:
