@@ -21,6 +21,7 @@ from rlaif.engine import Budget, Ledger, open_client
 from rlaif.errors import InputError, TaskError
 from rlaif.rewards import CompositeReward, PartsMonitor, Scored, open_reward
 from rlaif.training.reward_functions import RewardFunction, text_of
+from rlaif.training.watch import text_figures
 from rlaif.verifiers.base import Task
 from rlaif.verifiers.judged import JudgeOptions, JudgeVerifier
 
@@ -58,6 +59,7 @@ class GroupReward:
         self.failures: deque[bool] = deque(maxlen=_WINDOW)
         self.flat = 0  # steps in a row
         self.example = ""
+        self.stopped: str | None = None  # why the training is to end, as others have found
 
     @property
     def masked(self) -> list[bool]:
@@ -65,6 +67,8 @@ class GroupReward:
 
     @property
     def ended(self) -> str | None:
+        if self.stopped is not None:
+            return self.stopped
         failed, seen = sum(self.failures), len(self.failures)
         if seen >= _ENOUGH and failed > self.max_failed * seen:
             return (
@@ -148,6 +152,8 @@ class GroupReward:
             if decided:
                 log_metric(f"parts/{part}", sum(decided) / len(decided))
         log_metric("masked", sum(self.masked) / len(self.scored))
+        for name, value in text_figures(self.asked[0]).items():
+            log_metric(name, value)
 
 
 def check_tasks(config: Node, tasks: Sequence[Task]) -> None:

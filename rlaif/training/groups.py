@@ -38,6 +38,7 @@ from rlaif.training.folder import CHECKPOINTS, Progress, StopAsked, Trained, Tra
 from rlaif.training.group_reward import GroupReward, check_tasks, has_judge, opener
 from rlaif.training.model import ModelFacts, TokenizerFacts, load_tokenizer, model_facts, tokenizer_facts
 from rlaif.training.plan import Load, Machine, Plan, Setting, Work, decide, start_notes, this_machine
+from rlaif.training.watch import TEXT_FIGURES, Watch
 from rlaif.types import Prompt
 from rlaif.verifiers.base import Task, task_of
 
@@ -171,7 +172,7 @@ def _train(
 
     from rlaif.training.diverged import StopWhenBroken
     from rlaif.training.saving import run
-    from rlaif.training.trl_adapter.grpo import ShownGroups, StopBetweenRounds, make_trainer
+    from rlaif.training.trl_adapter.grpo import ShownGroups, StopBetweenRounds, Watching, make_trainer
 
     if prepared.plan.device == "cpu":
         keep_buffers()
@@ -189,6 +190,7 @@ def _train(
         samples=config.out / SAMPLES,
     )
     stack.callback(reward.function.close)
+    watching = Watching(Watch(config.watch), reward)
     _keep_samples(config.out / SAMPLES, int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
     trainer = make_trainer(
         config,
@@ -201,6 +203,7 @@ def _train(
         [
             StopWhenBroken(),
             ShownGroups(progress, prepared.plan),
+            watching,
             StopBetweenRounds(stop, config.num_iterations, reward),
         ],
     )
@@ -223,6 +226,7 @@ def _train(
     facts = {
         "curve": _curve(trainer.state.log_history),
         "reward": reward.monitor.report(),
+        "alarms": [alarm._asdict() for alarm in watching.alarms],
         **({"budget": budget.report()} if budget is not None else {}),
     }
     return Trained(save_model, trainer.save_adapter if config.lora else None, facts)
@@ -254,6 +258,7 @@ _LOGGED = {
     "learning_rate": "learning_rate",
     "grad_norm": "grad_norm",
     "step_time": "seconds",
+    **{name: name for name in TEXT_FIGURES},
 }
 
 

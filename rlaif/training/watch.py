@@ -1,19 +1,21 @@
 """Signs that a policy is learning to please its reward and nothing else. Pure: figures of each step in, alarms out.
 
 The early steps are the measure of what is usual, so no rule needs to know the task; a policy that was broken from the
-beginning is not found here (look at the samples). The rules are in rlaif/config/train/watch.py. State is small and
-goes into checkpoints (`state`, `load`), so that a resumed training is warned alike.
+beginning is not found here (look at the samples). The rules are in rlaif/config/train/watch.py. A resumed training
+shows it the steps before again, and is warned alike.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean, variance
-from typing import Any, NamedTuple
+from statistics import fmean
+from typing import NamedTuple
 
 from rlaif.config.train.watch import Rule, WatchConfig
 from rlaif.verifiers.refusal import classify
 
 Figures = Mapping[str, float]  # name of the curve -> value of this step
+
+TEXT_FIGURES = ("words", "repeated", "distinct", "refused")
 
 _WORDS = 50_000  # of a step that are looked at
 
@@ -59,7 +61,7 @@ _FELL: dict[Rule, tuple[str, str]] = {
 
 class Watch:
     """Feed it every step's figures with `add`. Those it knows: ``words``, ``repeated``, ``distinct``, ``refused``,
-    ``cut_off``, ``entropy``, ``kl``, ``reward`` and ``held_out_reward``; what is missing is not judged."""
+    ``cut_off``, ``entropy`` and ``kl``; what is missing is not judged."""
 
     def __init__(self, config: WatchConfig) -> None:
         self.config = config
@@ -102,31 +104,6 @@ class Watch:
                 yield rule, f"{now:.2g} {what}, {self._usual(name):.2g} at first"
         if config.kl is not None and (now := self._now("kl")) is not None and now > config.kl:
             yield "kl", f"{now:.3g} nats from the reference, more than {config.kl:g}"
-        yield from self._proxy()
-
-    def _proxy(self) -> Iterable[tuple[Rule, str]]:
-        if self.config.proxy is None:
-            return
-        trained, held_out = (self._moved(name) for name in ("reward", "held_out_reward"))
-        if (
-            trained is not None
-            and held_out is not None
-            and trained > self.config.proxy
-            and -held_out > self.config.proxy
-        ):
-            yield (
-                "proxy",
-                f"the reward rises ({trained:.1f} standard errors) while the held-out one falls ({-held_out:.1f})",
-            )
-
-    def _moved(self, name: str) -> float | None:
-        """The last window's mean less that of the one before, in standard errors; None while there are not two."""
-        window, seen = self.config.window, self.last.get(name, [])
-        if len(seen) < 2 * window:
-            return None
-        before, now = seen[-2 * window : -window], seen[-window:]
-        error = math.sqrt((variance(before) + variance(now)) / window)
-        return (fmean(now) - fmean(before)) / max(error, 1e-9)
 
     def _usual(self, name: str) -> float:
         return fmean(self.first[name])
@@ -135,10 +112,3 @@ class Watch:
         """The mean of the last window; None while it still reaches into the first."""
         seen = self.last.get(name, [])
         return fmean(seen[-self.config.window :]) if len(seen) >= 2 * self.config.window else None
-
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint, as JSON."""
-        return {"first": self.first, "last": self.last, "broken": sorted(self.broken)}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        self.first, self.last, self.broken = dict(state["first"]), dict(state["last"]), set(state["broken"])

@@ -258,6 +258,16 @@ def test_too_many_failures_of_a_judge_end_the_training_saved(make: Make) -> None
 
 
 @pytest.mark.slow
+def test_a_rule_of_the_watch_ends_the_training_saved_and_is_told_once_in_its_life(make: Make) -> None:
+    config = make(steps=8, watch={"window": 2, "kl": 1e-12, "stop": ["kl"]})
+    with pytest.raises(QualityError, match=r"after step 5: .* nats from the reference, .* \(watch\.kl\)"):
+        train(config)
+    manifest = train(config, resume=True).manifest
+    assert [(alarm["step"], alarm["rule"]) for alarm in manifest["alarms"] if alarm["rule"] == "kl"] == [(4, "kl")]
+    assert all({"words", "repeated", "distinct", "refused"} <= point.keys() for point in manifest["curve"])
+
+
+@pytest.mark.slow
 def test_one_prompt_is_enough_and_is_asked_again_in_the_same_step(make: Make, tmp_path: Path) -> None:
     one = write_jsonl(tmp_path / "one.jsonl", [{"prompt": "Say it"}])
     assert len(train(make(data=str(one), steps=2)).manifest["curve"]) == 2

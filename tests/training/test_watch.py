@@ -1,12 +1,9 @@
 """Each sign of a hacked reward is told when it is there, once, and not before; ordinary training is told nothing."""
 
-import json
 import random
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rlaif.config.train.watch import WatchConfig
 from rlaif.training.watch import Alarm, Watch, text_figures
@@ -19,8 +16,6 @@ USUAL = {
     "cut_off": 0.1,
     "entropy": 2.0,
     "kl": 1.0,
-    "reward": 0.5,
-    "held_out_reward": 0.5,
 }
 
 
@@ -35,7 +30,7 @@ def alarms(change: Callable[[int], dict[str, float]], steps: int = 60, **config:
 
 
 def test_ordinary_training_is_told_nothing() -> None:
-    rising = alarms(lambda step: {"reward": step / 60, "held_out_reward": step / 80, "kl": step / 10}, steps=300)
+    rising = alarms(lambda step: {"kl": step / 10}, steps=300)
     assert rising == []
 
 
@@ -65,13 +60,6 @@ def test_a_sign_that_goes_and_comes_again_is_told_again() -> None:
     assert [a.rule for a in found] == ["length", "length"]
 
 
-def test_a_reward_that_rises_alone_is_a_proxy() -> None:
-    found = alarms(lambda step: {"reward": step / 60, "held_out_reward": -step / 60 if step > 20 else step / 60})
-    assert {a.rule for a in found} == {"proxy"}
-    assert alarms(lambda step: {"reward": -step / 60, "held_out_reward": step / 60}) == []
-    assert alarms(lambda step: {"reward": step / 60, "held_out_reward": 0.5}) == []
-
-
 def test_a_rule_may_stop_and_null_switches_it_off() -> None:
     change: Callable[[int], dict[str, float]] = lambda step: {"words": 300.0} if step > 20 else {}  # noqa: E731
     assert [a.stop for a in alarms(change, stop=["length"])] == [True]
@@ -82,20 +70,6 @@ def test_a_figure_that_is_missing_or_no_number_is_not_judged() -> None:
     watch = Watch(WatchConfig())
     for step in range(50):
         assert watch.add(step, {"words": float("nan"), "entropy": float("inf")}) == []
-
-
-@given(st.lists(st.floats(0, 500), min_size=1, max_size=60), st.integers(0, 59))
-def test_a_resumed_watch_is_warned_alike(words: list[float], cut: int) -> None:
-    whole, resumed = Watch(WatchConfig(window=3)), Watch(WatchConfig(window=3))
-    expected = [whole.add(step, {"words": w}) for step, w in enumerate(words)]
-    found = []
-    for step, w in enumerate(words):
-        if step == cut:
-            state = json.loads(json.dumps(resumed.state()))
-            resumed = Watch(WatchConfig(window=3))
-            resumed.load(state)
-        found.append(resumed.add(step, {"words": w}))
-    assert found == expected
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@
 from decimal import Decimal
 from typing import Any, Literal
 
-from pydantic import Field, field_serializer, model_validator
+from pydantic import Field, model_validator
 
 from rlaif.config.base import Config
-from rlaif.config.rewards import Node, RewardConfig
+from rlaif.config.rewards import RewardConfig
 from rlaif.config.train.base import TrainConfig
+from rlaif.config.train.watch import WatchConfig
 
 
 class SpeedConfig(Config):
@@ -31,7 +32,8 @@ class GroupConfig(TrainConfig):
     ``num_iterations``: optimizer steps on the same completions. ``beta``: weight of the KL divergence from the model
     before training; it is measured whatever its weight. ``max_failed``: the largest share of completions that may lose
     their reward because the judge or the verifier failed; ``max_flat``: so many steps in a row in which no group had
-    two different rewards. Beyond either, the training ends with exit code 3, saved. ``max_cost``: USD for judges.
+    two different rewards. Beyond either, the training ends with exit code 3, saved. ``watch``: rules that look for a
+    hacked reward. ``max_cost``: USD for judges.
     """
 
     reward: RewardConfig
@@ -50,6 +52,7 @@ class GroupConfig(TrainConfig):
     max_flat: int | None = Field(20, ge=1)
     max_cost: Decimal | None = Field(None, ge=0)
     speed: SpeedConfig = SpeedConfig()
+    watch: WatchConfig = WatchConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -78,11 +81,6 @@ class GroupConfig(TrainConfig):
                     " are used for that many steps"
                 )
         return self
-
-    @field_serializer("reward")
-    def _as_written(self, reward: Node) -> dict[str, Any]:
-        # A key that would do nothing where it stands is an error, and a default that is written is a key.
-        return reward.model_dump(mode="json", exclude_unset=True)
 
 
 class TrainGRPOConfig(GroupConfig):

@@ -1,13 +1,12 @@
 """The config of `rlaif train online`."""
 
 from decimal import Decimal
-from typing import Any
 
-from pydantic import Field, field_serializer
+from pydantic import Field
 
 from rlaif.config.base import Config
 from rlaif.config.generate import JudgeConfig, PairingConfig
-from rlaif.config.rewards import Node, RewardConfig
+from rlaif.config.rewards import RewardConfig
 from rlaif.config.train.dpo import TrainDPOConfig
 
 
@@ -40,7 +39,3 @@ class TrainOnlineConfig(TrainDPOConfig):
     reward: RewardConfig | None = None
     max_cost: Decimal | None = Field(None, ge=0)
     max_unjudged: float = Field(0.1, ge=0, le=1)
-
-    @field_serializer("reward")
-    def _as_written(self, reward: Node | None) -> dict[str, Any] | None:
-        return reward.model_dump(mode="json", exclude_unset=True) if reward else None

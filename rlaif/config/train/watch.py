@@ -6,7 +6,7 @@ from pydantic import Field
 
 from rlaif.config.base import Config
 
-Rule = Literal["length", "repetition", "diversity", "refusals", "cut_off", "entropy", "kl", "proxy"]
+Rule = Literal["length", "repetition", "diversity", "refusals", "cut_off", "entropy", "kl"]
 
 
 class WatchConfig(Config):
@@ -17,8 +17,6 @@ class WatchConfig(Config):
     there before. ``diversity``: different words as a share of all, over the step's completions, down to this share.
     ``refusals``: this much more of them refuse (English). ``cut_off``: this much more of them do not end by themselves.
     ``entropy``: nats a token, down to this share. ``kl``: nats a completion from the reference, above this.
-    ``proxy``: from one window to the next the reward trained on rose, and the one that is only measured fell, each by
-    more than so many standard errors.
 
     ``stop``: rules that end the training, saved, with exit code 3; the others warn.
     """
@@ -31,5 +29,4 @@ class WatchConfig(Config):
     cut_off: float | None = Field(0.3, gt=0, lt=1)
     entropy: float | None = Field(0.2, gt=0, lt=1)
     kl: float | None = Field(None, gt=0)
-    proxy: float | None = Field(2.5, gt=0)
     stop: list[Rule] = []

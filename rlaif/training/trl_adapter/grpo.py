@@ -42,8 +42,11 @@ from rlaif.training.folder import StopAsked
 from rlaif.training.group_reward import GroupReward
 from rlaif.training.model import adapter_config
 from rlaif.training.plan import Plan
+from rlaif.training.watch import TEXT_FIGURES, Alarm, Watch
 
 REWARD_STATE = "reward_state.json"
+
+_logger = logging.getLogger(__name__)
 
 
 # A row without a reward is counted and told in our own words; TRL would print the first of every batch whole.
@@ -391,6 +394,37 @@ class ShownGroups(Shown):
             told = {"reward": "reward {:.3f}", "kl_sequence": "KL {:.2f}", "groups/flat": "{:.0%} of groups flat"}
             known = [text.format(value) for key, text in told.items() if (value := self.last.get(key)) is not None]
             self.progress(state.global_step, state.max_steps, ", ".join(known))
+
+
+class Watching(TrainerCallback):  # type: ignore[misc]
+    """Shows every step to ``watch``, warns of what it finds, and ends the training where a rule says so. ``alarms``:
+    all of them, those of the steps before a checkpoint too."""
+
+    # what is logged -> what the rules call it
+    FIGURES = {"kl_sequence": "kl", "entropy": "entropy", "completions/clipped_ratio": "cut_off"} | dict(
+        zip(TEXT_FIGURES, TEXT_FIGURES, strict=True)
+    )
+
+    def __init__(self, watch: Watch, reward: GroupReward) -> None:
+        self.watch, self.reward = watch, reward
+        self.alarms: list[Alarm] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        for entry in state.log_history:
+            self._add(entry["step"], entry)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        for alarm in self._add(state.global_step, logs or {}):
+            _logger.warning("step %d: %s", alarm.step, alarm.text)
+            if alarm.stop:
+                self.reward.stopped = f"{alarm.text} (watch.{alarm.rule})"
+
+    def _add(self, step: int, logged: dict[str, Any]) -> list[Alarm]:
+        if "loss" not in logged:
+            return []
+        found = self.watch.add(step, {name: logged[key] for key, name in self.FIGURES.items() if key in logged})
+        self.alarms += found
+        return found
 
 
 class StopBetweenRounds(StopWhenAsked):
