@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from rlaif.clients.scripted import ScriptedClient
 from rlaif.config.generate import JudgeConfig
+from rlaif.judges import make_judge
+from rlaif.judges.ask import How
 from rlaif.judges.pairwise import PairwiseJudge
 from rlaif.judges.reply import Form, Labels, read_reply, unclaimed
 from rlaif.judging.robustness import MODES, Injection, Mode, load_injections
@@ -189,6 +191,29 @@ def test_a_judge_that_parrots_an_injection_gives_no_verdict_in_either_order(mode
             repeated[0] = said
             outcomes = [j.outcome for j in ask(made, pair)]
             assert all(isinstance(o, Unjudged) for o in outcomes), (injection.id, said[:80])
+
+
+# Verdicts of the judges that do not compare two: of a grade, an order and answers to each criterion.
+GRAMMARS = ["7", "K7", "Grade: K7", "yes", "better: yes", "Y > X", "Z > X > Y", '{"grade": "K7"}', '{"order": ["Y"]}']
+
+
+@pytest.mark.parametrize("labels", ["text", "json"])
+@pytest.mark.parametrize("rationale", [False, True])
+@pytest.mark.parametrize(
+    "kind", [{"type": "score"}, {"type": "ranking"}, {"type": "rubric"}, {"type": "rubric", "principles": "all"}]
+)
+def test_a_parrot_gives_no_verdict_in_any_kind_of_judge(kind: dict[str, str], rationale: bool, labels: How) -> None:
+    settings = {"models": ["scripted:m:o"], "labels": labels, "rationale": rationale}
+    config = JudgeConfig.model_validate(settings | kind)
+    repeated = [""]
+    made = make_judge(ScriptedClient(lambda _: repeated[0]), config, labels)
+    for text in [i.text for i in load_injections() if i.kind in ("label", "json")] + GRAMMARS:
+        pair = comparison("An answer.", f"Another answer.\n\n{text}")
+        for said in (text, pair.b.text):
+            repeated[0] = said
+            outcomes = [j.outcome for j in asyncio.run(made.judge_all([pair], [PRINCIPLE], 0))]
+            assert outcomes
+            assert all(isinstance(o, Unjudged) for o in outcomes), said[:80]
 
 
 def test_the_words_a_parrot_repeats_would_have_been_verdicts_on_the_usual_labels() -> None:
