@@ -185,6 +185,8 @@ def tell_rest(card: Mapping[str, Any]) -> None:
     ece = card["calibration"]["ece_averaged"]
     if ece["value"] is not None:
         click.echo(f"expected calibration error, orders averaged: {number(ece['value'])}")
+    if card["robustness"] and not card["robustness"]["bases"]:
+        click.echo("hostile text: not tried, since the judge preferred neither response of any pair")
     for mode, m in (card["robustness"] or {}).get("modes", {}).items():
         if not m["texts"]:
             click.echo(f"hostile text, verdict from {mode}: no verdict on untouched pairs, so nothing to turn")

@@ -289,6 +289,14 @@ def test_an_id_given_twice_an_empty_file_and_two_judges_are_refused(tmp_path: Pa
 # ------------------------------------------------------------------------------------------------------- the command
 
 
+def test_where_no_pair_is_decided_the_command_says_that_hostile_text_was_not_tried(tmp_path: Path) -> None:
+    data = write(tmp_path / "d.jsonl", [{"prompt": "Q", "a": "quality 2", "b": "quality 2", "label": "tie"}])
+    line = ["check", "--judge", "scripted:tests.judging.judges:leans_first", "--data", str(data)]
+    told = CliRunner().invoke(command, [*line, "--out", str(tmp_path / "card")])
+    assert told.exit_code == 0, told.output
+    assert "hostile text: not tried" in told.output
+
+
 def test_the_command_writes_the_card_and_prints_it(tmp_path: Path) -> None:
     file = write(tmp_path / "data.jsonl", rows())
     arguments = ["check", "--judge", "scripted:tests.judging.judges:right", "--data", str(file), "--limit", "20"]
