@@ -414,7 +414,7 @@ def test_json_holds_everything(tmp_path: Path) -> None:
     ("row", "kind"),
     [
         ({"prompt": "a", "completion": "b"}, "supervised fine-tuning"),
-        ({"prompt": "a", "completion": "b", "label": True}, "as for KTO"),
+        ({"prompt": "a", "completion": "b", "label": True}, "for `rlaif train kto`"),
         ({"prompt": "a", "response_a": "b", "response_b": "c"}, "name the better answer chosen"),
         ({"question": "a"}, "rlaif generate"),
     ],
