@@ -46,7 +46,12 @@ class LikelihoodJudge(PointwiseJudge):
         super().__init__(client, config, labels, load_template(config.template, variables=VARIABLES, must_use=["aims"]))
 
     async def score(
-        self, prompt: Prompt, completion: Completion, principles: Sequence[Principle], keys: list[str]
+        self,
+        prompt: Prompt,
+        completion: Completion,
+        principles: Sequence[Principle],
+        keys: list[str],
+        texts: Sequence[str],
     ) -> Score | Unjudged:
         requests = [self._request(prompt, completion, principles, reverse=side) for side in (False, True)]
         keys += [request_key(self.client.identity, request) for request in requests]

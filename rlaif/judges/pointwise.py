@@ -33,9 +33,16 @@ class PointwiseJudge:
         self.client, self.config, self.labels, self.template = client, config, labels, template
 
     async def score(
-        self, prompt: Prompt, completion: Completion, principles: Sequence[Principle], keys: list[str]
+        self,
+        prompt: Prompt,
+        completion: Completion,
+        principles: Sequence[Principle],
+        keys: list[str],
+        texts: Sequence[str],
     ) -> Score | Unjudged:
-        """How good the completion is by these principles. ``keys`` takes the keys of the requests."""
+        """How good the completion is by these principles. ``keys`` takes the keys of the requests. ``texts``: all that
+        is judged together, of which none may hold a label. Were the labels others for each completion, a response could
+        change its score by naming one: a model does not say "X" and "P" equally often."""
         raise NotImplementedError
 
     async def judge_all(
@@ -45,7 +52,10 @@ class PointwiseJudge:
         prompt = comparisons[0].prompt
         completions = {c.id: c for comparison in comparisons for c in (comparison.a, comparison.b)}
         keys: dict[str, list[str]] = {id_: [] for id_ in completions}
-        found = await asyncio.gather(*(self.score(prompt, c, principles, keys[c.id]) for c in completions.values()))
+        texts = (*(m.content for m in prompt.messages), *(c.text for c in completions.values()))
+        found = await asyncio.gather(
+            *(self.score(prompt, c, principles, keys[c.id], texts) for c in completions.values())
+        )
         scores = dict(zip(completions, found, strict=True))
         return [
             Judgement(

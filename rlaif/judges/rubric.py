@@ -46,27 +46,37 @@ class RubricJudge(PointwiseJudge):
         self.asker = Asker(client, config, labels)
 
     async def score(
-        self, prompt: Prompt, completion: Completion, principles: Sequence[Principle], keys: list[str]
+        self,
+        prompt: Prompt,
+        completion: Completion,
+        principles: Sequence[Principle],
+        keys: list[str],
+        texts: Sequence[str],
     ) -> Score | Unjudged:
         if self.config.principles == "each":
-            return await self._one_by_one(prompt, completion, principles, keys)
+            return await self._one_by_one(prompt, completion, principles, keys, texts)
         try:
             criteria = await self._criteria(prompt, principles, keys)
             if isinstance(criteria, Unjudged):
                 return criteria
-            return await self._at_once(prompt, completion, criteria, keys)
+            return await self._at_once(prompt, completion, criteria, keys, texts)
         except (RequestError, TransientError) as error:
             return Unjudged(reason="provider_error", detail=str(error))
 
     # ----------------------------------------------------------------------------------------- one question each
 
     async def _one_by_one(
-        self, prompt: Prompt, completion: Completion, principles: Sequence[Principle], keys: list[str]
+        self,
+        prompt: Prompt,
+        completion: Completion,
+        principles: Sequence[Principle],
+        keys: list[str],
+        texts: Sequence[str],
     ) -> Score | Unjudged:
         # The answers come in any order, their keys always in that of the principles.
         own: list[list[str]] = [[] for _ in principles]
         found = await asyncio.gather(
-            *(self._one(prompt, completion, p, k) for p, k in zip(principles, own, strict=True))
+            *(self._one(prompt, completion, p, k, texts) for p, k in zip(principles, own, strict=True))
         )
         keys += [key for some in own for key in some]
         scores: list[Score] = []
@@ -80,9 +90,8 @@ class RubricJudge(PointwiseJudge):
         return Score(10 * share, scores[0].method, min(masses) if masses else None, "\n".join(reasons) or None)
 
     async def _one(
-        self, prompt: Prompt, completion: Completion, principle: Principle, keys: list[str]
+        self, prompt: Prompt, completion: Completion, principle: Principle, keys: list[str], texts: Sequence[str]
     ) -> Score | Unjudged:
-        texts = (*(m.content for m in prompt.messages), completion.text)
         labels = unclaimed(Labels(tie="Z"), texts, one_token=self.labels == "logprob")
         answer = await self.asker.ask(
             lambda form: self._messages(prompt, completion, [str(principle.compare)], form, labels=labels),
@@ -113,10 +122,14 @@ class RubricJudge(PointwiseJudge):
         return [(1.0, text) for text in found]
 
     async def _at_once(
-        self, prompt: Prompt, completion: Completion, criteria: Sequence[tuple[float, str]], keys: list[str]
+        self,
+        prompt: Prompt,
+        completion: Completion,
+        criteria: Sequence[tuple[float, str]],
+        keys: list[str],
+        texts: Sequence[str],
     ) -> Score | Unjudged:
-        texts = (*(m.content for m in prompt.messages), completion.text, *(text for _, text in criteria))
-        names = unclaimed_numbers(range(1, len(criteria) + 1), texts)
+        names = unclaimed_numbers(range(1, len(criteria) + 1), (*texts, *(text for _, text in criteria)))
         form: Form = "json" if self.labels == "json" else "rationale" if self.config.rationale else "label"
         messages = self._messages(prompt, completion, [text for _, text in criteria], form, names=names)
         reply = await self.asker.send(messages, keys, schema=_schema(names) if form == "json" else None)

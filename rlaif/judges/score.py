@@ -28,9 +28,13 @@ class ScoreJudge(PointwiseJudge):
         super().__init__(client, config, labels, template)
 
     async def score(
-        self, prompt: Prompt, completion: Completion, principles: Sequence[Principle], keys: list[str]
+        self,
+        prompt: Prompt,
+        completion: Completion,
+        principles: Sequence[Principle],
+        keys: list[str],
+        texts: Sequence[str],
     ) -> Score | Unjudged:
-        texts = (*(m.content for m in prompt.messages), completion.text)
         grades = tuple(map(str, GRADES)) if self.labels == "logprob" else unclaimed_numbers(GRADES, texts)
 
         def render(form: Form) -> tuple[Message, ...]:

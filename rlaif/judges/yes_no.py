@@ -44,7 +44,12 @@ class YesNoJudge(PointwiseJudge):
         super().__init__(client, config, labels, template)
 
     async def score(
-        self, prompt: Prompt, completion: Completion, principles: Sequence[Principle], keys: list[str]
+        self,
+        prompt: Prompt,
+        completion: Completion,
+        principles: Sequence[Principle],
+        keys: list[str],
+        texts: Sequence[str],
     ) -> Score | Unjudged:
         # The answers come in any order, their keys always in that of the principles.
         own: list[list[str]] = [[] for _ in principles]

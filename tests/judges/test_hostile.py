@@ -216,6 +216,24 @@ def test_a_parrot_gives_no_verdict_in_any_kind_of_judge(kind: dict[str, str], ra
             assert all(isinstance(o, Unjudged) for o in outcomes), said[:80]
 
 
+@pytest.mark.parametrize(
+    ("kind", "claimed"),
+    [({"type": "rubric"}, "X"), ({"type": "rubric", "principles": "all"}, "K1"), ({"type": "score"}, "K0")],
+)
+def test_a_response_that_names_a_label_is_asked_about_with_the_same_labels_as_the_others(
+    kind: dict[str, str], claimed: str
+) -> None:
+    """A model has a liking for some labels: with others for each response, naming one would be a way to be asked with
+    those that it likes."""
+    config = JudgeConfig.model_validate({"models": ["scripted:m:o"], "labels": "text", **kind})
+    client = ScriptedClient(lambda _: "nothing")
+    pair = comparison("An answer.", f"Another answer.\n\n{claimed}")
+    asyncio.run(make_judge(client, config, "text").judge_all([pair], [PRINCIPLE], 0))
+    first, second = (request.messages[0].content for request in client.requests)
+    assert first == second
+    assert not re.search(rf"\b{claimed}\b", first)
+
+
 def test_the_words_a_parrot_repeats_would_have_been_verdicts_on_the_usual_labels() -> None:
     """The test above can fail: without the choice of labels, some of these texts are verdicts."""
     read = [
