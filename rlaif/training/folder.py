@@ -237,6 +237,14 @@ def in_one_piece(folder: Path, write: Callable[[Path], None]) -> None:
         part.rename(folder)
 
 
+def keep_samples(file: Path, step: int) -> None:
+    """Forget the samples of steps after ``step``: they will be made again."""
+    if file.is_file():
+        lines = file.read_text(encoding="utf-8").split("\n")
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        write_text(file, "".join(f"{line}\n" for line in kept))
+
+
 def _result(config: TrainConfig, manifest: dict[str, Any]) -> TrainResult:
     out = config.out
     return TrainResult(out, out / MODEL, out / ADAPTER if config.lora else None, manifest)

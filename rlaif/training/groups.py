@@ -5,7 +5,6 @@ The folder (see folder.py) also holds ``samples.jsonl``, one group of completion
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from rlaif.training.check import (
     spread,
     versions_line,
 )
-from rlaif.training.folder import CHECKPOINTS, Progress, StopAsked, Trained, TrainResult, train_in_folder
+from rlaif.training.folder import CHECKPOINTS, Progress, StopAsked, Trained, TrainResult, keep_samples, train_in_folder
 from rlaif.training.group_reward import GroupReward, check_tasks, has_judge, opener
 from rlaif.training.model import ModelFacts, TokenizerFacts, load_tokenizer, model_facts, tokenizer_facts
 from rlaif.training.plan import Load, Machine, Plan, Setting, Work, decide, start_notes, this_machine
@@ -191,7 +190,7 @@ def _train(
     )
     stack.callback(reward.function.close)
     watching = Watching(Watch(config.watch), reward)
-    _keep_samples(config.out / SAMPLES, int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
+    keep_samples(config.out / SAMPLES, int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
     trainer = make_trainer(
         config,
         prepared.plan,
@@ -230,14 +229,6 @@ def _train(
         **({"budget": budget.report()} if budget is not None else {}),
     }
     return Trained(save_model, trainer.save_adapter if config.lora else None, facts)
-
-
-def _keep_samples(file: Path, step: int) -> None:
-    """Forget the samples of steps after ``step``: they will be made again."""
-    if file.is_file():
-        lines = file.read_text(encoding="utf-8").split("\n")
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        write_text(file, "".join(f"{line}\n" for line in kept))
 
 
 # What TRL and the adapter log, and what it is called in the manifest.

@@ -14,6 +14,7 @@ Not covered: several GPUs, rollouts by vLLM, packing.
 """
 
 import json
+import logging
 import math
 import pickle
 import shutil
@@ -37,10 +38,14 @@ from rlaif.training.folder import (
     Trained,
     TrainResult,
     in_one_piece,
+    keep_samples,
     train_in_folder,
 )
 from rlaif.training.ppo_check import PreparedPPO, Task, minibatches, order, prepare_ppo
 from rlaif.training.ppo_reward import Answers, FailureLimit, TextReward, open_text_reward, value_scale
+from rlaif.training.watch import Alarm, Watch, text_figures
+
+_logger = logging.getLogger(__name__)
 
 STATE, NUMBERS, BROKEN, SAMPLES = "state.pt", "trainer_state.json", "failed_batch.jsonl", "samples.jsonl"
 
@@ -103,7 +108,7 @@ def _train(
         gradient_checkpointing=plan.gradient_checkpointing,
     )
     trainer = PPOTrainer(config, prepared, models, reward)
-    _keep_samples(config.out / SAMPLES, int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
+    keep_samples(config.out / SAMPLES, int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
     if checkpoint is not None:
         trainer.load(checkpoint)
     trainer.run(stop, progress)
@@ -116,7 +121,7 @@ def _train(
     def save_adapter(folder: Path) -> None:
         models.policy.save_pretrained(folder)
 
-    facts = {"curve": trainer.curve, **reward.report()}
+    facts = {"curve": trainer.curve, "alarms": [a._asdict() for a in trainer.alarms], **reward.report()}
     return Trained(save_model, save_adapter if config.lora else None, facts)
 
 
@@ -158,6 +163,7 @@ class PPOTrainer:
         self.step, self.curve = 0, list[dict[str, float]]()
         self.kl = KLController(config.kl.coefficient, config.kl.target, config.kl.horizon)
         self.failures = FailureLimit(config.max_failed)
+        self.watch, self.alarms = Watch(config.watch), list[Alarm]()
         tokenizer = prepared.tokenizer
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
         self.groups = models.groups()
@@ -186,11 +192,28 @@ class PPOTrainer:
             self.step += 1
             self.curve.append({"step": self.step, **metrics})
             progress(self.step, self.config.steps, _note(metrics))
+            self._watch_for_hacking()
             if stop.asked or (self.step < self.config.steps and self.step % self.plan.save_every == 0):
                 self.save()
                 saved = self.step
         if not stop.asked and not any("reward" in point for point in self.curve):
             raise QualityError(f"no completion of {self.config.steps} steps had a reward, so nothing was learned.")
+
+    def _watch_for_hacking(self) -> None:
+        """Warns of what the last step newly shows. Raises QualityError, saved, where a rule ends the training."""
+        for alarm in self._alarms(self.curve[-1]):
+            _logger.warning("step %d: %s", alarm.step, alarm.text)
+            if alarm.stop and self.step < self.config.steps:
+                self.save()
+                raise QualityError(
+                    f"stopped after step {self.step}: {alarm.text} (watch.{alarm.rule}); what was learnt is saved in"
+                    f" {self.config.out}, and --resume goes on from there."
+                )
+
+    def _alarms(self, point: dict[str, float]) -> list[Alarm]:
+        found = self.watch.add(int(point["step"]), point | {"cut_off": 1.0 - point["ended"]})
+        self.alarms += found
+        return found
 
     # ------------------------------------------------------------------------------------------------- the rollout
 
@@ -205,7 +228,7 @@ class PPOTrainer:
         everything, entropy_BT = self._look(tasks, sampled, texts)
         rewards = self._score(answers)
         self._write_sample(answers, rewards)
-        metrics = _about_all(rewards, sampled, texts) | self.reward.parts
+        metrics = _about_all(rewards, sampled, texts) | text_figures(texts) | self.reward.parts
         metrics["sampler_gap"] = _largest_gap(sampled, everything.logps_BT)
         kept = [i for i, reward in enumerate(rewards) if reward is not None]
         if not kept:
@@ -472,6 +495,8 @@ class PPOTrainer:
             self.kl.coefficient = float(numbers["kl_coefficient"])
             self.reward.load_state(numbers["reward"])
             self.failures.recent = [(int(failed), int(rows)) for failed, rows in numbers["failures"]]
+            for point in self.curve:  # so that what was told before is not told again
+                self._alarms(point)
         except (OSError, KeyError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
             why = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(f"{folder}: this checkpoint is damaged ({why}); remove it and resume again.") from None
@@ -481,14 +506,6 @@ def _largest_gap(sampled: Sequence[Any], logps_BT: Any) -> float:
     """The largest difference between log-probs as the sampler saw them and as one forward pass gives them."""
     pairs = ((s.logps, row) for s, row in zip(sampled, logps_BT.tolist(), strict=True))
     return float(max(abs(a - b) for seen, row in pairs for a, b in zip(seen, row, strict=False)))
-
-
-def _keep_samples(file: Path, step: int) -> None:
-    """Forget the samples of steps after ``step``: they will be made again."""
-    if file.is_file():
-        lines = file.read_text(encoding="utf-8").split("\n")
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        write_text(file, "".join(f"{line}\n" for line in kept))
 
 
 def _json(values: Sequence[float]) -> list[float | str]:

@@ -323,6 +323,16 @@ def test_too_many_failures_end_the_training_and_it_can_go_on(config: Make, monke
     assert [point["masked"] for point in resumed.manifest["curve"]] == [0, 0, 0]
 
 
+@pytest.mark.slow
+def test_a_rule_of_the_watch_ends_the_training_saved_and_is_told_once(config: Make) -> None:
+    made = config(steps=7, watch={"window": 2, "kl": 1e-12, "stop": ["kl"]})
+    with pytest.raises(QualityError, match=r"after step 4: .* nats from the reference, .* \(watch\.kl\)"):
+        train_ppo(made)
+    manifest = train_ppo(made, resume=True).manifest
+    assert [(alarm["step"], alarm["rule"]) for alarm in manifest["alarms"] if alarm["rule"] == "kl"] == [(4, "kl")]
+    assert all({"words", "repeated", "distinct", "refused"} <= point.keys() for point in manifest["curve"])
+
+
 def test_the_share_of_failures_is_taken_over_the_last_completions() -> None:
     limit = FailureLimit(0.25)
     limit.add(8, 8, "x")  # too few to say anything

@@ -3,11 +3,12 @@
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_serializer, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from rlaif.config.base import Config
-from rlaif.config.rewards import Node, RewardConfig
+from rlaif.config.rewards import RewardConfig
 from rlaif.config.train.base import Auto, LoraConfig, TrainConfig
+from rlaif.config.train.watch import WatchConfig
 
 
 class KLConfig(Config):
@@ -70,6 +71,7 @@ class TrainPPOConfig(TrainConfig):
     missing_eos_penalty: float = Field(1.0, ge=0)
     max_failed: float = Field(0.05, ge=0, le=1)
     max_cost: Decimal | None = Field(None, ge=0)
+    watch: WatchConfig = WatchConfig()  # rules that look for a hacked reward
 
     temperature: float = Field(1.0, gt=0)
     max_new_tokens: int = Field(128, ge=1)
@@ -88,11 +90,6 @@ class TrainPPOConfig(TrainConfig):
 
     schedule: Literal["linear", "constant"] = "linear"
     max_grad_norm: float = Field(1.0, gt=0)
-
-    @field_serializer("reward")
-    def _as_written(self, reward: Node | None) -> dict[str, Any] | None:
-        # A key that would do nothing where it stands is an error, and a default that is written is a key.
-        return reward.model_dump(mode="json", exclude_unset=True) if reward is not None else None
 
     @property
     def completions_per_step(self) -> int:
