@@ -105,15 +105,17 @@ def stats(verdicts: Path, as_json: bool) -> None:
     """Agreement, consistency and position preference of recorded verdicts; no model is called.
 
     A line of VERDICTS is an object with id, order (ab or ba), verdict (a, b, tie or invalid, whatever was shown first),
-    label (a, b or tie) and perhaps p_a. Every figure comes with its 95 % bootstrap interval over pairs.
+    label (a, b or tie) and perhaps p_a. Every figure comes with its 95 % bootstrap interval over pairs. With length_a
+    and length_b (characters) there is the win rate of a too, and what it would be at equal length.
 
     \b
     Example:
       rlaif judge stats runs/card/verdicts.jsonl --json
     """
     from rlaif.judging.agreement import verdict_figures
+    from rlaif.judging.bias import recorded_win_rate
     from rlaif.judging.position import position_report, recorded_prior, without_prior
-    from rlaif.judging.verdicts import read_pairs
+    from rlaif.judging.verdicts import read_lengths, read_pairs
 
     pairs = read_pairs(verdicts)
     if contrary := sum(pair.contrary for pair in pairs):
@@ -124,11 +126,19 @@ def stats(verdicts: Path, as_json: bool) -> None:
     report: dict[str, Any] = verdict_figures(pairs).report()
     if (prior := recorded_prior(pairs)).questions:
         report["position"] = position_report(prior, pairs, without_prior(pairs, prior))
+    if (won := recorded_win_rate(pairs, read_lengths(verdicts))) is not None:
+        rate, of = won
+        report["win_rate"] = {"pairs": of, **rate._asdict()}
     if as_json:
         click.echo(json.dumps(report, indent=2))
-    else:
-        tell_figures(report)
-        tell_position(report.get("position", {}))
+        return
+    tell_figures(report)
+    tell_position(report.get("position", {}))
+    if won is not None:
+        click.echo(
+            f"win rate of a: {number(rate.raw)}, at equal length {number(rate.controlled)}"
+            f" ({number(rate.low)} to {number(rate.high)}), {of:,} pairs"
+        )
 
 
 # What a reader is told of a figure, in this order.

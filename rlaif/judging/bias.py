@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from rlaif.judging.agreement import Choice, Estimate, Label, bootstrap, quantile
+from rlaif.judging.agreement import Choice, Estimate, Label, Pair, bootstrap, quantile
 
 Side = Literal["a", "b"]
 
@@ -99,6 +99,22 @@ class WinRate(NamedTuple):
 def win_rate(preferences: Sequence[float]) -> float:
     """The mean of ``preferences`` for a model over its opponent: 1 won, 0 lost, 0.5 a draw, or a probability."""
     return math.fsum(preferences) / len(preferences)
+
+
+def recorded_win_rate(pairs: Sequence[Pair], lengths: Mapping[str, tuple[int, int]]) -> tuple[WinRate, int] | None:
+    """The win rate of a over b in recorded verdicts, and of how many pairs: those with lengths and a verdict in every
+    look. A look counts by its ``p_a``, else 1, 0 or 0.5; a pair by the mean of its looks. None for no pairs."""
+    preferences, known = [], []
+    for pair in pairs:
+        looks = [look for look in (pair.ab, pair.ba) if look is not None]
+        if pair.id in lengths and all(look.verdict != "invalid" for look in looks):
+            stated = [_POINTS[look.verdict] if look.p_a is None else look.p_a for look in looks]
+            preferences.append(math.fsum(stated) / len(stated))
+            known.append(lengths[pair.id])
+    return (length_controlled_win_rate(preferences, known), len(known)) if known else None
+
+
+_POINTS = {"a": 1.0, "b": 0.0, "tie": 0.5}
 
 
 def length_controlled_win_rate(

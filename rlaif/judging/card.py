@@ -319,6 +319,8 @@ class Judged:
                     "label": self.pair.label,
                 }
                 row |= {"p_a": look.p_a} if look.p_a is not None else {}
+                comparison = self.gold.comparison
+                row |= {"length_a": len(comparison.a.text), "length_b": len(comparison.b.text)}
                 row |= {"labels": list(self.gold.labels)} if self.gold.labels else {}
                 row |= {"reason": self.reasons[order]} if order in self.reasons else {}
                 made.append(row)

@@ -1,5 +1,5 @@
-"""Recorded verdicts, one a line: ``id``, ``order``, ``verdict``, ``label`` and perhaps ``p_a``; other columns are left
-alone. Read and checked line by line."""
+"""Recorded verdicts, one a line: ``id``, ``order``, ``verdict``, ``label`` and perhaps ``p_a``, ``length_a`` and
+``length_b`` (characters of the responses); other columns are left alone. Read and checked line by line."""
 
 import gzip
 import json
@@ -14,6 +14,7 @@ from rlaif.judging.agreement import Look, Pair
 ORDERS = ("ab", "ba")
 VERDICTS = ("a", "b", "tie", "invalid")
 LABELS = ("a", "b", "tie")
+LENGTHS = ("length_a", "length_b")
 
 
 class VerdictRow(NamedTuple):
@@ -60,6 +61,23 @@ def read_rows(path: Path) -> Iterator[VerdictRow]:
     """The lines of ``path`` (JSONL, perhaps gzip), each checked; blank ones are skipped."""
     for number, row in json_lines(path):
         yield _checked(row, f"{path}:{number}")
+
+
+def read_lengths(path: Path) -> dict[str, tuple[int, int]]:
+    """The lengths of a and b by pair, of the lines that have them. Raises InputError for one that is no length."""
+    found: dict[str, tuple[int, int]] = {}
+    for number, row in json_lines(path):
+        values = [row.get(name) for name in LENGTHS]
+        if values == [None, None]:
+            continue
+        for name, value in zip(LENGTHS, values, strict=True):
+            if type(value) is not int or value < 0:
+                raise InputError(
+                    f"{path}:{number}: {name!r} must be a number of characters, beside the other one"
+                    f" (found {_shown(value)})."
+                )
+        found[str(row["id"])] = (values[0], values[1])
+    return found
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, Any]]:

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from rlaif.cli.judge import judge
 from rlaif.errors import InputError
 from rlaif.judging.agreement import Look, Pair
-from rlaif.judging.verdicts import read_pairs
+from rlaif.judging.bias import recorded_win_rate
+from rlaif.judging.verdicts import read_lengths, read_pairs
 from tests.test_architecture import HEAVY, loaded_after
 
 ROW = {"id": "p1", "order": "ab", "verdict": "a", "label": "a"}
@@ -115,3 +116,29 @@ def test_probabilities_that_contradict_their_verdicts_are_told_of(tmp_path: Path
 def test_figures_of_recorded_verdicts_need_none_of_the_heavy_libraries(tmp_path: Path) -> None:
     path = write(tmp_path / "v.jsonl", ROW)
     assert not loaded_after(f"from rlaif.cli import main; main(['judge', 'stats', {str(path)!r}])") & set(HEAVY)
+
+
+def test_lengths_give_the_win_rate_and_what_it_would_be_at_equal_length(tmp_path: Path) -> None:
+    path = tmp_path / "v.jsonl"
+    rows = []
+    for i in range(40):  # the longer one wins, whichever it is; a is longer three times in four
+        a_is_longer = i % 4 != 0
+        lengths = {"length_a": 200, "length_b": 100} if a_is_longer else {"length_a": 100, "length_b": 200}
+        rows.append({"id": i, "order": "ab", "verdict": "a" if a_is_longer else "b", "label": "a", **lengths})
+    rows.append({"id": "broken", "order": "ab", "verdict": "invalid", "label": "a", "length_a": 1, "length_b": 9})
+    rows.append({"id": "short", "order": "ab", "verdict": "a", "label": "a"})
+    path.write_text("\n".join(map(json.dumps, rows)))
+    found = recorded_win_rate(read_pairs(path), read_lengths(path))
+    assert found is not None
+    rate, of = found
+    assert (rate.raw, of) == (0.75, 40)
+    assert abs(rate.controlled - 0.5) < abs(rate.raw - 0.5)
+
+
+def test_without_lengths_there_is_no_win_rate_and_half_of_them_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "v.jsonl"
+    path.write_text(json.dumps(ROW))
+    assert recorded_win_rate(read_pairs(path), read_lengths(path)) is None
+    path.write_text(json.dumps({**ROW, "length_a": 3}))
+    with pytest.raises(InputError, match="'length_b' must be a number of characters"):
+        read_lengths(path)
