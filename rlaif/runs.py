@@ -85,8 +85,12 @@ def check_run(out: Path, config: BaseModel, *, fresh: bool = False) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; give a folder for the run.")
     known, ledger = out / CONFIG, out / LEDGER
-    if known.exists() and ledger.exists() and not fresh:
-        old = _completed(yaml.safe_load(known.read_text(encoding="utf-8")), type(config))
+    stored = _stored(known, fresh) if known.exists() and ledger.exists() else None
+    if stored is not None and _other_command(stored, type(config)) and _is_answered(ledger):
+        # Not even --fresh may forget what another command has paid for.
+        raise InputError(f"{out}: this folder belongs to a run of another command; give another with --out.")
+    if stored is not None and not fresh:
+        old = _completed(stored, type(config))
         differing = [k for k in _differences(old, _recorded(config)) if not _may_change(k)]
         if differing and _is_answered(ledger):
             raise InputError(
@@ -125,6 +129,24 @@ def _may_change(key: str) -> bool:
 def _recorded(config: BaseModel) -> Any:
     """The config as the run folder keeps it: what a URL may hold besides its place, a password or a key, stays out."""
     return _without_secrets(config.model_dump(mode="json"))
+
+
+def _stored(config: Path, fresh: bool) -> Any:
+    try:
+        return yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        if fresh:
+            return None
+        raise InputError(
+            f"{config}: cannot be read, so nobody can tell whose run this is; give another folder with --out, or start"
+            " over here with --fresh."
+        ) from None
+
+
+def _other_command(stored: Any, model: type[BaseModel]) -> bool:
+    """Whether a stored config lacks what every config of this command has."""
+    required = {name for name, field in model.model_fields.items() if field.is_required()}
+    return isinstance(stored, dict) and not required <= stored.keys()
 
 
 def _completed(stored: Any, model: type[BaseModel]) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlaif.errors import InputError, ProviderError, QualityError
+from rlaif.judging.card import CheckConfig, check
 from rlaif.types import Unjudged, Verdict
 from tests import fakes, running
 from tests.running import dropped, judgements, quality, rows, run
@@ -95,6 +96,27 @@ def test_a_changed_principle_repays_only_its_own_judgements(tmp_path: Path) -> N
     assert set(drawn) == {"better", "shorter"}
     run(tmp_path, constitution=two.replace("Which is shorter?", "Which response has fewer words?"))
     assert len(fakes.SENT) == drawn["shorter"]
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_the_folder_of_another_command_is_refused_and_never_started_over(tmp_path: Path, fresh: bool) -> None:
+    run(tmp_path, ["p"])
+    gold = tmp_path / "gold.jsonl"
+    gold.write_text('{"prompt": "q", "chosen": "quality 2", "rejected": "quality 1"}\n')
+    before = (tmp_path / "run" / "ledger.sqlite").read_bytes()
+    card = CheckConfig.model_validate(
+        {"data": str(gold), "judge": {"models": ["scripted:tests.fakes:judge"]}, "out": str(tmp_path / "run")}
+    )
+    with pytest.raises(InputError, match="belongs to a run of another command"):
+        check(card, fresh=fresh)
+    assert (tmp_path / "run" / "ledger.sqlite").read_bytes() == before
+
+
+def test_a_config_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    run(tmp_path, ["p"])
+    (tmp_path / "run" / "config.yaml").write_text("{broken")
+    with pytest.raises(InputError, match="nobody can tell whose run this is"):
+        run(tmp_path, ["p"])
 
 
 def test_another_config_in_the_same_folder_is_refused_naming_the_keys(tmp_path: Path) -> None:
