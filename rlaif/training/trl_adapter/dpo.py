@@ -12,8 +12,7 @@ What it does otherwise than a plain ``DPOTrainer``, each for a reason:
 Not covered: several machines, DeepSpeed and FSDP.
 """
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,15 @@ import torch
 import trl
 from datasets import Dataset
 from torch.utils.data import Sampler
-from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
 from rlaif.config.train import TrainDPOConfig
-from rlaif.errors import InputError
-from rlaif.hashing import uniform
 from rlaif.training.diverged import stop_if_diverged
 from rlaif.training.losses import SharedPromptRow, completion_logps, dpo_losses, share_prompts
 from rlaif.training.model import adapter_config
 from rlaif.training.plan import Plan
 from rlaif.training.tokens import TokenPair
+from rlaif.training.trl_adapter.shared import Leaves, like_lengths, load_model, row_arguments
 
 # Two ways to the same sum of log-probs differ by rounding only; a model that looks elsewhere is off by whole nats.
 _SAME_LOGPS = 0.01
@@ -48,12 +46,7 @@ def make_trainer(
 ) -> "PairTrainer":
     """A trainer ready for ``train()``; the reference log-probs are computed by then. Raises InputError when the model
     cannot be loaded."""
-    # TRL asks transformers for a name that is going away; nobody here can do anything about it.
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, plan.dtype))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{model_path}: the model cannot be loaded ({str(error).splitlines()[0]}).") from None
+    model = load_model(model_path, plan)
     trainer = PairTrainer(
         plan=plan,
         soft=config.labels == "soft",
@@ -70,35 +63,15 @@ def make_trainer(
 
 
 def _arguments(config: TrainDPOConfig, plan: Plan, checkpoints: Path, evaluate: bool) -> Any:
-    checkpointing = "activation_checkpointing"  # its name since transformers 5.20
-    if checkpointing not in trl.DPOConfig.__dataclass_fields__:
-        checkpointing = "gradient_checkpointing"
-    return trl.DPOConfig(
-        output_dir=str(checkpoints),
-        seed=config.seed,
+    return row_arguments(
+        trl.DPOConfig,
+        config,
+        plan,
+        checkpoints,
         beta=config.beta,
-        learning_rate=plan.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=plan.warmup_steps,
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=plan.micro_batch_size,
-        per_device_eval_batch_size=plan.micro_batch_size,
-        gradient_accumulation_steps=config.batch_size // plan.micro_batch_size,
-        max_length=config.max_length,
         precompute_ref_log_probs=True,
-        use_cpu=plan.device == "cpu",
-        bf16=plan.autocast,
-        dataloader_pin_memory=plan.device != "cpu",
-        save_strategy="steps" if config.save_steps else "epoch",
-        save_steps=config.save_steps or 500,
-        save_total_limit=1,
         eval_strategy="epoch" if evaluate else "no",
         prediction_loss_only=True,
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # it would log the mean of earlier losses instead
-        disable_tqdm=True,
-        report_to="none",
-        **{checkpointing: plan.gradient_checkpointing},
     )
 
 
@@ -108,7 +81,7 @@ def _data_set(pairs: Sequence[TokenPair]) -> Any:
     return Dataset.from_dict({**tokens, "prob_chosen": [p.prob_chosen for p in pairs]})
 
 
-class PairTrainer(trl.DPOTrainer):  # type: ignore[misc]
+class PairTrainer(Leaves, trl.DPOTrainer):  # type: ignore[misc]
     """DPOTrainer on token ids. ``train_dataset`` has prompt_ids, chosen_ids and rejected_ids of each pair."""
 
     def __init__(self, *, plan: Plan, soft: bool = False, **kwargs: Any) -> None:
@@ -163,10 +136,7 @@ class PairTrainer(trl.DPOTrainer):  # type: ignore[misc]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         data = self.train_dataset if train_dataset is None else train_dataset
-        lengths = [_length(row) for row in data]
-        return LikeLengths(
-            lengths, self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps, self.args.seed
-        )
+        return like_lengths(self, [_length(row) for row in data])
 
     # -------------------------------------------------------------------------------------------- the loss
 
@@ -201,22 +171,6 @@ class PairTrainer(trl.DPOTrainer):  # type: ignore[misc]
         metrics["rewards/margins"].append(margins_B.mean().item())
         metrics["rewards/accuracies"].append((margins_B > 0).float().mean().item())
         return loss
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """None: a checkpoint here is no model to publish."""
-
-    # ------------------------------------------------------------------------------------------- afterwards
-
-    def trained_model(self) -> Any:
-        """The model with any adapter merged into its weights, and with the forward pass it came with."""
-        model: Any = self.accelerator.unwrap_model(self.model)
-        if hasattr(model, "merge_and_unload"):
-            model = model.merge_and_unload()
-        model.__dict__.pop("forward", None)  # TRL's fused LM head
-        return model
-
-    def save_adapter(self, folder: Path) -> None:
-        self.accelerator.unwrap_model(self.model).save_pretrained(folder)
 
 
 def _row_logps(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
@@ -285,23 +239,4 @@ def _length(row: dict[str, Any]) -> int:
     return len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"])
 
 
-class LikeLengths(Sampler[int]):  # type: ignore[misc]
-    """Every row once an epoch, in an order drawn from (seed, epoch, row); inside each optimizer step of ``step`` rows
-    sorted by length, longest first, so that micro-batches hold rows of like length and memory peaks at once."""
-
-    def __init__(self, lengths: Sequence[int], step: int, seed: int) -> None:
-        self.lengths, self.step, self.seed, self.epoch = lengths, step, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        order = sorted(range(len(self.lengths)), key=lambda row: uniform(self.seed, self.epoch, row))
-        for start in range(0, len(order), self.step):
-            yield from sorted(order[start : start + self.step], key=lambda row: -self.lengths[row])
-
-
-__all__ = ["LikeLengths", "PairTrainer", "SharedPromptCollator", "make_trainer"]
+__all__ = ["PairTrainer", "SharedPromptCollator", "make_trainer"]

@@ -20,7 +20,6 @@ import copy
 import json
 import logging
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -31,17 +30,18 @@ import torch
 import trl
 from datasets import Dataset
 from torch.utils.data import Sampler
-from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.utils import add_fused_lm_head, shuffle_sequence_dict, split_tensor_dict
 
 from rlaif.config.train.grpo import GroupConfig, SpeedConfig, TrainGRPOConfig, TrainRLOOConfig
-from rlaif.errors import InputError, QualityError
+from rlaif.errors import QualityError
 from rlaif.hashing import uniform
 from rlaif.training.callbacks import Shown, StopWhenAsked
 from rlaif.training.folder import StopAsked
 from rlaif.training.group_reward import GroupReward
 from rlaif.training.model import adapter_config
 from rlaif.training.plan import Plan
+from rlaif.training.trl_adapter.shared import Leaves, checkpointing, load_model
 from rlaif.training.watch import TEXT_FIGURES, Alarm, Watch
 
 REWARD_STATE = "reward_state.json"
@@ -66,11 +66,7 @@ def make_trainer(
 ) -> "GRPOTrainer | RLOOTrainer":
     """A trainer ready for ``train()``. ``prompts``: messages, or text; the reward is told their places in this list.
     Raises InputError when the model cannot be loaded."""
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)  # TRL's own
-    try:
-        model = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, plan.dtype))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{model_path}: the model cannot be loaded ({str(error).splitlines()[0]}).") from None
+    model = load_model(model_path, plan)
     made, arguments = _OF[type(config)]
     trainer: GRPOTrainer | RLOOTrainer = made(
         plan=plan,
@@ -89,9 +85,6 @@ def make_trainer(
 
 
 def _shared_arguments(config: GroupConfig, plan: Plan, checkpoints: Path) -> dict[str, Any]:
-    checkpointing = "activation_checkpointing"  # its name since transformers 5.20
-    if checkpointing not in trl.GRPOConfig.__dataclass_fields__:
-        checkpointing = "gradient_checkpointing"
     return {
         "output_dir": str(checkpoints),
         "seed": config.seed,
@@ -120,7 +113,7 @@ def _shared_arguments(config: GroupConfig, plan: Plan, checkpoints: Path) -> dic
         "logging_nan_inf_filter": False,
         "disable_tqdm": True,
         "report_to": "none",
-        checkpointing: plan.gradient_checkpointing,
+        checkpointing(trl.GRPOConfig): plan.gradient_checkpointing,
     }
 
 
@@ -184,7 +177,7 @@ class _Round:
     reference_BT: torch.Tensor | None = None
 
 
-class GroupTrainer:
+class GroupTrainer(Leaves):
     """What both trainers have in common; the other base class is TRL's trainer."""
 
     # Of TRL and transformers, for whom this is the first base class.
@@ -353,22 +346,6 @@ class GroupTrainer:
         super()._load_rng_state(checkpoint)  # type: ignore[misc]
         if checkpoint is not None:
             self.reward.load_state(json.loads((Path(checkpoint) / REWARD_STATE).read_text(encoding="utf-8")))
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """None: a checkpoint here is no model to publish."""
-
-    # -------------------------------------------------------------------------------------------- afterwards
-
-    def trained_model(self) -> Any:
-        """The model with any adapter merged into its weights, and with the forward pass it came with."""
-        model: Any = self.accelerator.unwrap_model(self.model)
-        if hasattr(model, "merge_and_unload"):
-            model = model.merge_and_unload()
-        model.__dict__.pop("forward", None)  # TRL's fused LM head
-        return model
-
-    def save_adapter(self, folder: Path) -> None:
-        self.accelerator.unwrap_model(self.model).save_pretrained(folder)
 
 
 class GRPOTrainer(GroupTrainer, trl.GRPOTrainer):  # type: ignore[misc]

@@ -32,7 +32,7 @@ from rlaif.training.model import adapter_config
 from rlaif.training.plan import Plan
 from rlaif.training.reward_model import end_states, quiet, scored_model
 from rlaif.training.tokens import TokenPair
-from rlaif.training.trl_adapter.dpo import LikeLengths
+from rlaif.training.trl_adapter.shared import Leaves, like_lengths, row_arguments
 
 _SAME_STATES = 1e-3  # of the largest component: two ways to the same states differ by rounding only
 
@@ -81,31 +81,12 @@ def _load(model_path: str, plan: Plan) -> Any:
 
 
 def _arguments(config: TrainRewardConfig, plan: Plan, checkpoints: Path) -> Any:
-    checkpointing = "activation_checkpointing"  # its name since transformers 5.20
-    if checkpointing not in trl.RewardConfig.__dataclass_fields__:
-        checkpointing = "gradient_checkpointing"
-    return trl.RewardConfig(
-        output_dir=str(checkpoints),
-        seed=config.seed,
-        learning_rate=plan.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=plan.warmup_steps,
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=plan.micro_batch_size,
-        gradient_accumulation_steps=config.batch_size // plan.micro_batch_size,
-        max_length=config.max_length,
-        use_cpu=plan.device == "cpu",
-        bf16=plan.autocast,
-        dataloader_pin_memory=plan.device != "cpu",
-        save_strategy="steps" if config.save_steps else "epoch",
-        save_steps=config.save_steps or 500,
-        save_total_limit=1,
+    return row_arguments(
+        trl.RewardConfig,
+        config,
+        plan,
+        checkpoints,
         eval_strategy="no",
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # it would log the mean of earlier losses instead
-        disable_tqdm=True,
-        report_to="none",
-        **{checkpointing: plan.gradient_checkpointing},
     )
 
 
@@ -116,7 +97,7 @@ def _data_set(pairs: Sequence[TokenPair]) -> Any:
     return Dataset.from_dict({column: [getattr(pair, column) for pair in pairs] for column in _COLUMNS})
 
 
-class ScoreTrainer(trl.RewardTrainer):  # type: ignore[misc]
+class ScoreTrainer(Leaves, trl.RewardTrainer):  # type: ignore[misc]
     """RewardTrainer on token ids. ``train_dataset`` has the fields of `TokenPair`."""
 
     def __init__(self, *, plan: Plan, soft: bool, margins: bool, **kwargs: Any) -> None:
@@ -132,9 +113,7 @@ class ScoreTrainer(trl.RewardTrainer):  # type: ignore[misc]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         data = self.train_dataset if train_dataset is None else train_dataset
-        lengths = [len(row["prompt"]) + len(row["chosen"]) + len(row["rejected"]) for row in data]
-        step = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
-        return LikeLengths(lengths, step, self.args.seed)
+        return like_lengths(self, [len(row["prompt"]) + len(row["chosen"]) + len(row["rejected"]) for row in data])
 
     def try_shared_prompts(self, example: TokenPair) -> None:
         """Compute pairs as one row with the prompt once, if that gives the same for ``example``."""
@@ -163,17 +142,6 @@ class ScoreTrainer(trl.RewardTrainer):  # type: ignore[misc]
         metrics["accuracy"].append((difference_B.detach() > 0).float().mean().item())
         metrics["margin"].append(difference_B.detach().mean().item())
         return loss
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """None: a checkpoint here is no model to publish."""
-
-    def trained_model(self) -> Any:
-        """The model with any adapter merged into its weights."""
-        model: Any = self.accelerator.unwrap_model(self.model)
-        return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
-
-    def save_adapter(self, folder: Path) -> None:
-        self.accelerator.unwrap_model(self.model).save_pretrained(folder)
 
 
 class PaddedCollator:
