@@ -1,13 +1,12 @@
 """`rlaif train dpo`: preference pairs and a model in, a tuned model out, in one folder (see folder.py)."""
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rlaif.config.train import TrainDPOConfig
-from rlaif.embedded import keep_buffers
-from rlaif.training.check import CheckReport, Prepared, prepare
-from rlaif.training.folder import CHECKPOINTS, Progress, StopAsked, Trained, TrainResult, train_in_folder
+from rlaif.training.check import CheckReport, prepare
+from rlaif.training.folder import CHECKPOINTS, Progress, TrainResult
+from rlaif.training.rows import train_rows
 
 
 def train_dpo(
@@ -29,43 +28,25 @@ def train_dpo(
     prepared = prepare(config)
     on_check(prepared.report)
 
-    def train(checkpoint: Path | None, stop: StopAsked) -> Trained:
-        return _train(config, prepared, checkpoint, stop, progress)
+    def open_trainer(callbacks: Sequence[Any]) -> Any:
+        from rlaif.training.trl_adapter.dpo import make_trainer
 
-    manifest = prepared.report.manifest("train dpo", config)
-    return train_in_folder(config, manifest, train, steps=prepared.plan.steps, resume=resume)
+        return make_trainer(
+            config,
+            prepared.plan,
+            prepared.train,
+            prepared.evaluate,
+            prepared.tokenizer,
+            prepared.model_path,
+            config.out / CHECKPOINTS,
+            callbacks,
+        )
+
+    return train_rows("dpo", config, prepared, open_trainer, _facts, resume=resume, progress=progress)
 
 
-def _train(
-    config: TrainDPOConfig, prepared: Prepared, checkpoint: Path | None, stop: StopAsked, progress: Progress
-) -> Trained:
-    from transformers import set_seed
-
-    from rlaif.training.callbacks import make_callbacks
-    from rlaif.training.saving import run
-    from rlaif.training.trl_adapter.dpo import make_trainer
-
-    if prepared.plan.device == "cpu":
-        keep_buffers()
-    set_seed(config.seed)  # the adapter's first weights are drawn
-    trainer = make_trainer(
-        config,
-        prepared.plan,
-        prepared.train,
-        prepared.evaluate,
-        prepared.tokenizer,
-        prepared.model_path,
-        config.out / CHECKPOINTS,
-        make_callbacks(progress, prepared.plan, stop),
-    )
-    run(trainer, checkpoint)
-
-    def save_model(folder: Path) -> None:
-        trainer.trained_model().save_pretrained(folder)
-        prepared.tokenizer.save_pretrained(folder)
-
-    facts = {"shared_prompts": trainer.shares_prompts, "curve": _curve(trainer.state.log_history)}
-    return Trained(save_model, trainer.save_adapter if config.lora else None, facts)
+def _facts(trainer: Any) -> dict[str, Any]:
+    return {"shared_prompts": trainer.shares_prompts, "curve": _curve(trainer.state.log_history)}
 
 
 _LOGGED = {

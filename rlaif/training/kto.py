@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from rlaif.config.train.kto import TrainKTOConfig
-from rlaif.embedded import keep_buffers
 from rlaif.errors import InputError
 from rlaif.preferences import Pair, Turn, counted, place, read_pair, read_rows, useless
 from rlaif.training.check import (
@@ -27,9 +26,10 @@ from rlaif.training.check import (
     spread,
     versions_line,
 )
-from rlaif.training.folder import CHECKPOINTS, Progress, StopAsked, Trained, TrainResult, train_in_folder
+from rlaif.training.folder import CHECKPOINTS, Progress, TrainResult
 from rlaif.training.model import ModelFacts, load_tokenizer, model_facts, tokenizer_facts
 from rlaif.training.plan import Load, Machine, Plan, Setting, Work, decide, start_notes, this_machine
+from rlaif.training.rows import train_rows
 from rlaif.training.tokens import tokenize_pairs
 
 ACCEPTED = "prompt, completion and label (true or false), or prompt, chosen and rejected"
@@ -116,43 +116,25 @@ def train_kto(
     prepared = prepare(config)
     on_check(prepared.report)
 
-    def train(checkpoint: Path | None, stop: StopAsked) -> Trained:
-        return _train(config, prepared, checkpoint, stop, progress)
+    def open_trainer(callbacks: Sequence[Any]) -> Any:
+        from rlaif.training.trl_adapter.kto import make_trainer
 
-    manifest = prepared.report.manifest("train kto", config)
-    return train_in_folder(config, manifest, train, steps=prepared.plan.steps, resume=resume)
+        return make_trainer(
+            config,
+            prepared.plan,
+            prepared.train,
+            prepared.weights,
+            prepared.tokenizer,
+            prepared.model_path,
+            config.out / CHECKPOINTS,
+            callbacks,
+        )
+
+    return train_rows("kto", config, prepared, open_trainer, _facts, resume=resume, progress=progress)
 
 
-def _train(
-    config: TrainKTOConfig, prepared: Prepared, checkpoint: Path | None, stop: StopAsked, progress: Progress
-) -> Trained:
-    from transformers import set_seed
-
-    from rlaif.training.callbacks import make_callbacks
-    from rlaif.training.saving import run
-    from rlaif.training.trl_adapter.kto import make_trainer
-
-    if prepared.plan.device == "cpu":
-        keep_buffers()
-    set_seed(config.seed)  # the adapter's first weights are drawn
-    trainer = make_trainer(
-        config,
-        prepared.plan,
-        prepared.train,
-        prepared.weights,
-        prepared.tokenizer,
-        prepared.model_path,
-        config.out / CHECKPOINTS,
-        make_callbacks(progress, prepared.plan, stop),
-    )
-    run(trainer, checkpoint)
-
-    def save_model(folder: Path) -> None:
-        trainer.trained_model().save_pretrained(folder)
-        prepared.tokenizer.save_pretrained(folder)
-
-    facts = {"curve": _curve(trainer.state.log_history)}
-    return Trained(save_model, trainer.save_adapter if config.lora else None, facts)
+def _facts(trainer: Any) -> dict[str, Any]:
+    return {"curve": _curve(trainer.state.log_history)}
 
 
 _LOGGED = {

@@ -1,12 +1,10 @@
 """`rlaif train sft`: good answers and a model in, a tuned model out, in one folder (see folder.py)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rlaif.config.train.sft import TrainSFTConfig
-from rlaif.embedded import keep_buffers
 from rlaif.errors import InputError
 from rlaif.preferences import counted
 from rlaif.training.check import (
@@ -30,7 +28,7 @@ from rlaif.training.check import (
     warning,
 )
 from rlaif.training.demonstrations import Demonstrations, TokenRow, TokenRows, read_demonstrations, tokenize
-from rlaif.training.folder import CHECKPOINTS, Progress, StopAsked, Trained, TrainResult, train_in_folder
+from rlaif.training.folder import CHECKPOINTS, Progress, TrainResult
 from rlaif.training.model import ModelFacts, TokenizerFacts, load_tokenizer, model_facts, tokenizer_facts
 from rlaif.training.plan import (
     Load,
@@ -43,6 +41,7 @@ from rlaif.training.plan import (
     start_notes,
     this_machine,
 )
+from rlaif.training.rows import train_rows
 
 
 class DemonstrationsReport(DataReport):
@@ -236,43 +235,25 @@ def train_sft(
     prepared = prepare(config)
     on_check(prepared.report)
 
-    def train(checkpoint: Path | None, stop: StopAsked) -> Trained:
-        return _train(config, prepared, checkpoint, stop, progress)
+    def open_trainer(callbacks: Sequence[Any]) -> Any:
+        from rlaif.training.trl_adapter.sft import make_trainer
 
-    manifest = prepared.report.manifest("train sft", config)
-    return train_in_folder(config, manifest, train, steps=prepared.plan.steps, resume=resume)
+        return make_trainer(
+            config,
+            prepared.plan,
+            prepared.train,
+            prepared.evaluate,
+            prepared.tokenizer,
+            prepared.model_path,
+            config.out / CHECKPOINTS,
+            callbacks,
+        )
+
+    return train_rows("sft", config, prepared, open_trainer, _facts, resume=resume, progress=progress)
 
 
-def _train(
-    config: TrainSFTConfig, prepared: Prepared, checkpoint: Path | None, stop: StopAsked, progress: Progress
-) -> Trained:
-    from transformers import set_seed
-
-    from rlaif.training.callbacks import make_callbacks
-    from rlaif.training.saving import run
-    from rlaif.training.trl_adapter.sft import make_trainer
-
-    if prepared.plan.device == "cpu":
-        keep_buffers()
-    set_seed(config.seed)  # the adapter's first weights are drawn
-    trainer = make_trainer(
-        config,
-        prepared.plan,
-        prepared.train,
-        prepared.evaluate,
-        prepared.tokenizer,
-        prepared.model_path,
-        config.out / CHECKPOINTS,
-        make_callbacks(progress, prepared.plan, stop),
-    )
-    run(trainer, checkpoint)
-
-    def save_model(folder: Path) -> None:
-        trainer.trained_model().save_pretrained(folder)
-        prepared.tokenizer.save_pretrained(folder)
-
-    facts = {"curve": _curve(trainer.state.log_history)}
-    return Trained(save_model, trainer.save_adapter if config.lora else None, facts)
+def _facts(trainer: Any) -> dict[str, Any]:
+    return {"curve": _curve(trainer.state.log_history)}
 
 
 _LOGGED = ("loss", "learning_rate", "grad_norm", "eval_loss")
