@@ -45,9 +45,12 @@ def values(tiny_model: Path, tmp_path: Path) -> dict[str, Any]:
 
 
 def start(name: str, values: dict[str, Any], limit: int = 0, step: int = 0) -> "subprocess.Popen[str]":
+    import torch
+
+    threads = str(torch.get_num_threads())  # another number adds up in another order
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, name, json.dumps(values), str(limit), str(step)],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, "OMP_NUM_THREADS": threads},
         cwd=Path(__file__).parents[2],
     )  # fmt: skip
 
