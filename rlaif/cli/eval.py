@@ -1,5 +1,6 @@
 """rlaif eval"""
 
+import sys
 from pathlib import Path
 
 import click
@@ -58,7 +59,7 @@ def _show(report: dict[str, object]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 140)  # a file takes lines of any length
     for candidate in cast("list[dict[str, Any]]", report["after"]):
         table = Table(title=f"{report['before']} -> {candidate['model']}", title_justify="left")
         for column in ("task", "figure", "rows", "before", "after", "change by", "95 % interval", ""):
