@@ -29,6 +29,7 @@ from rlaif.prompts import read_columns, read_prompts
 from rlaif.types import Comparison, Completion, Constitution, Message, Prompt, Reward
 from rlaif.verifiers import open_verifier, task_of
 from rlaif.verifiers.refusal import classify
+from rlaif.verifiers.text import repeated_share
 
 
 class Task(Protocol):
@@ -331,7 +332,7 @@ def _completions(answer: Answer) -> list[Completion]:
 _STYLE: dict[str, Callable[[Completion], float]] = {
     "words": lambda c: float(count_words(c.text)),
     "cut off": lambda c: float(c.finish_reason == "length"),
-    "repeated trigrams": lambda c: repeated(c.text),
+    "repeated trigrams": lambda c: repeated_share(c.text, 3),
     "refuses": lambda c: float(classify(c.text) == "refusal"),
 }
 
@@ -346,13 +347,6 @@ async def style(before: list[Answer], after: list[Answer]) -> list[Measured]:
 
         made.append(Measured(name, None, *await _paired(before, before, after, value)))
     return made
-
-
-def repeated(text: str, n: int = 3) -> float:
-    """The share of a text's n-grams of words that it has had before; 0 for one shorter than that."""
-    words = text.lower().split()
-    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def open_task(config: EvalTask) -> Task:

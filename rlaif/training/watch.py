@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from rlaif.config.train.watch import Rule, WatchConfig
 from rlaif.verifiers.refusal import classify
+from rlaif.verifiers.text import repeated_share
 
 Figures = Mapping[str, float]  # name of the curve -> value of this step
 
@@ -27,15 +28,10 @@ def text_figures(texts: Sequence[str]) -> dict[str, float]:
     every = [word for words in split for word in words]
     return {
         "words": fmean(len(text.split()) for text in texts) if texts else 0.0,
-        "repeated": fmean(map(_repeated, split)) if split else 0.0,
+        "repeated": fmean(repeated_share(text, 3) for text in texts) if texts else 0.0,
         "distinct": len(set(every)) / len(every) if every else 0.0,
         "refused": fmean(classify(text) == "refusal" for text in texts) if texts else 0.0,
     }
-
-
-def _repeated(words: Sequence[str]) -> float:
-    trigrams = [tuple(words[i : i + 3]) for i in range(len(words) - 2)]
-    return 1 - len(set(trigrams)) / len(trigrams) if trigrams else 0.0
 
 
 class Alarm(NamedTuple):

@@ -13,7 +13,7 @@ from rlaif.config.evaluate import EvalConfig
 from rlaif.errors import InputError, QualityError
 from rlaif.evaluation.evaluate import evaluate
 from rlaif.evaluation.paired import Figure, Measured, figure
-from rlaif.evaluation.tasks import repeated
+from rlaif.verifiers.text import repeated_share
 from tests.evaluation import models
 
 
@@ -270,4 +270,4 @@ def test_nothing_fails_that_is_not_certainly_worse(rows: list[tuple[float, float
 
 @pytest.mark.parametrize(("text", "share"), [("", 0.0), ("a b", 0.0), ("a b c a b c", 0.25), ("x x x x x", 2 / 3)])
 def test_repetition_is_the_share_of_trigrams_that_were_there_before(text: str, share: float) -> None:
-    assert repeated(text) == pytest.approx(share)
+    assert repeated_share(text, 3) == pytest.approx(share)
